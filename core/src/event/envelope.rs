@@ -1,0 +1,356 @@
+//! The encoded form of an event: what is stored, signed and sent, byte for byte.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{Event, EventId, EventType};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind};
+use crate::time::Timestamp;
+
+/// Largest payload unless the bus is built with another limit, in bytes (1 MiB).
+pub const PAYLOAD_BYTES_MAX_DEFAULT: usize = 1 << 20;
+/// Longest ordering key, in bytes.
+pub const KEY_BYTES_MAX: usize = 256;
+/// Most attributes of one event.
+pub const ATTRIBUTES_MAX: usize = 64;
+/// Names and values of an event's attributes together, in bytes (8 KiB).
+pub const ATTRIBUTES_BYTES_MAX: usize = 8 << 10;
+
+/// Names and values that travel beside the payload: at most 64 pairs, 8 KiB together.
+///
+/// Names are lower-case ASCII letters, digits, `-` and `_`; values are printable ASCII and spaces,
+/// so that both may become HTTP headers.
+pub type Attributes = BTreeMap<String, String>;
+
+/// An accepted event: its identity, and the payload exactly as it was given.
+///
+/// Cheap to share as `Arc<Envelope>`; immutable from the moment it is accepted.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Envelope {
+    pub(crate) id: EventId,
+    pub(crate) kind: EventType,
+    pub(crate) key: Option<Box<str>>,
+    pub(crate) time: Timestamp,
+    pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) attributes: Attributes,
+    pub(crate) payload: Bytes,
+}
+
+impl Envelope {
+    /// The id: the same on every attempt and every endpoint.
+    pub fn id(&self) -> &EventId {
+        &self.id
+    }
+
+    /// The type name, for example `match`.
+    pub fn event_type(&self) -> &EventType {
+        &self.kind
+    }
+
+    /// The ordering key, if any: events of one key keep their order where an endpoint asks for it.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    /// When the event happened: given by the publisher, else when it was accepted.
+    pub fn time(&self) -> Timestamp {
+        self.time
+    }
+
+    /// When the event is worthless: after it no attempt starts.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.expires_at
+    }
+
+    /// Names and values beside the payload.
+    pub fn attributes(&self) -> &Attributes {
+        &self.attributes
+    }
+
+    /// The payload: valid JSON, byte for byte as it was published.
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// The payload as text. Every payload is valid JSON and therefore UTF-8.
+    pub fn payload_str(&self) -> &str {
+        std::str::from_utf8(&self.payload).expect("a payload is checked to be JSON when it is made")
+    }
+
+    /// Reads the payload as `T`.
+    ///
+    /// # Errors
+    /// What `serde_json` says when the payload has another shape.
+    pub fn decode<T: serde::de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.payload)
+    }
+
+    /// What this event takes in memory and against byte limits: payload plus a fixed share.
+    pub fn weight(&self) -> usize {
+        let beside: usize = self.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+        size_of::<Self>() + self.payload.len() + beside + self.key().map_or(0, str::len)
+    }
+}
+
+/// Shows sizes, never the payload.
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Envelope")
+            .field("id", &self.id)
+            .field("type", &self.kind)
+            .field("key", &self.key)
+            .field("time", &format_args!("{}", self.time))
+            .field("payload_bytes", &self.payload.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// An event about to be published: a type, a payload, and what the publisher wants to set itself.
+///
+/// ```
+/// use postrider::event::NewEvent;
+///
+/// let event = NewEvent::raw("upload", r#"{"model_name":"new_glasses.glb"}"#)?
+///     .key("new_glasses.glb")
+///     .attribute("source", "dashboard");
+/// # Ok::<(), postrider::Error>(())
+/// ```
+#[must_use = "an event does nothing until it is published"]
+pub struct NewEvent {
+    id: Option<EventId>,
+    kind: EventType,
+    key: Option<Box<str>>,
+    time: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
+    attributes: Attributes,
+    payload: Bytes,
+}
+
+impl NewEvent {
+    /// Encodes a typed event, once: these bytes are what is stored, signed and sent.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] where [`Event::validate`] refuses it, naming the field, or where the
+    /// type does not serialise to JSON.
+    pub fn of<E: Event>(event: &E) -> Result<Self, Error> {
+        event.validate().map_err(|invalid| {
+            Error::new(ErrorKind::Invalid, format!("publish a {:?} event: {invalid}", E::TYPE))
+        })?;
+        let payload = serde_json::to_vec(event).map_err(|error| {
+            Error::new(ErrorKind::Invalid, format!("encode a {:?} event as JSON", E::TYPE))
+                .because(error)
+        })?;
+        let mut new = Self::encoded(E::NAME, payload.into());
+        new.key = event.key().map(Into::into);
+        new.expires_at = event.expires_at();
+        for (name, value) in event.attributes() {
+            new.attributes.insert(name, value);
+        }
+        Ok(new)
+    }
+
+    /// An untyped event: any JSON, kept byte for byte.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] where the name breaks the rules of [`EventType`] or the payload is
+    /// not one JSON value.
+    pub fn raw(kind: &str, payload: impl Into<Bytes>) -> Result<Self, Error> {
+        let kind: EventType = kind
+            .parse()
+            .map_err(|error| Error::new(ErrorKind::Invalid, "publish an event").because(error))?;
+        let payload = payload.into();
+        if let Err(error) = serde_json::from_slice::<&RawValue>(&payload) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("publish a {:?} event: its payload is not valid JSON", kind.as_str()),
+            )
+            .because(error));
+        }
+        Ok(Self::encoded(kind, payload))
+    }
+
+    fn encoded(kind: EventType, payload: Bytes) -> Self {
+        Self {
+            id: None,
+            kind,
+            key: None,
+            time: None,
+            expires_at: None,
+            attributes: Attributes::new(),
+            payload,
+        }
+    }
+
+    /// Sets the id. Publishing an id again within the dedup window returns the first receipt.
+    pub fn id(mut self, id: EventId) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// Sets the ordering key: 1 to 256 bytes (checked by publish).
+    pub fn key(mut self, key: impl Into<Box<str>>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Sets when the event happened (default: when it is accepted). Webhook bodies carry it as
+    /// `timestamp`.
+    pub fn time(mut self, time: Timestamp) -> Self {
+        self.time = Some(time);
+        self
+    }
+
+    /// Sets the deadline after which no attempt starts and the delivery ends as expired.
+    pub fn expires_at(mut self, time: Timestamp) -> Self {
+        self.expires_at = Some(time);
+        self
+    }
+
+    /// Adds an attribute, replacing one of the same name (rules: [`Attributes`]).
+    pub fn attribute(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.attributes.insert(name.into(), value.into());
+        self
+    }
+
+    /// The type name.
+    pub fn event_type(&self) -> &EventType {
+        &self.kind
+    }
+
+    /// Checks the remaining rules and fills in what the publisher left open.
+    pub(crate) fn seal(self, clock: &dyn Clock, payload_bytes_max: usize) -> Result<Envelope, Error> {
+        let refuse = |what: String| {
+            Err(Error::new(ErrorKind::Invalid, format!("publish a {:?} event: {what}", self.kind.as_str())))
+        };
+        if self.payload.len() > payload_bytes_max {
+            let what = format!(
+                "publish a {:?} event: its payload has {} bytes, the bus takes at most \
+                 {payload_bytes_max} (bus.payload_bytes_max)",
+                self.kind.as_str(),
+                self.payload.len(),
+            );
+            return Err(Error::new(ErrorKind::TooLarge, what));
+        }
+        if let Some(key) = &self.key
+            && (key.is_empty() || key.len() > KEY_BYTES_MAX)
+        {
+            return refuse(format!("expected a key of 1 to {KEY_BYTES_MAX} bytes, found {}", key.len()));
+        }
+        if let Err(what) = check_attributes(&self.attributes) {
+            return refuse(what);
+        }
+        let now = clock.now();
+        Ok(Envelope {
+            id: self.id.unwrap_or_else(|| EventId::v7(now, [clock.random(), clock.random()])),
+            kind: self.kind,
+            key: self.key,
+            time: self.time.unwrap_or(now),
+            expires_at: self.expires_at,
+            attributes: self.attributes,
+            payload: self.payload,
+        })
+    }
+}
+
+impl fmt::Debug for NewEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewEvent")
+            .field("id", &self.id)
+            .field("type", &self.kind)
+            .field("payload_bytes", &self.payload.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn check_attributes(attributes: &Attributes) -> Result<(), String> {
+    if attributes.len() > ATTRIBUTES_MAX {
+        return Err(format!("expected at most {ATTRIBUTES_MAX} attributes, found {}", attributes.len()));
+    }
+    let mut bytes = 0;
+    for (name, value) in attributes {
+        bytes += name.len() + value.len();
+        let name_is_valid = !name.is_empty()
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+        if !name_is_valid {
+            return Err(format!(
+                "expected attribute names of lower-case letters, digits, - and _, found {name:?}"
+            ));
+        }
+        if !value.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
+            return Err(format!("expected printable ASCII in the value of attribute {name:?}"));
+        }
+    }
+    if bytes > ATTRIBUTES_BYTES_MAX {
+        return Err(format!("expected attributes of at most {ATTRIBUTES_BYTES_MAX} bytes, found {bytes}"));
+    }
+    Ok(())
+}
+
+/// What `publish` takes: a typed event by value or reference, or a [`NewEvent`].
+pub trait IntoNewEvent {
+    /// Encodes it.
+    ///
+    /// # Errors
+    /// Those of [`NewEvent::of`].
+    fn into_new_event(self) -> Result<NewEvent, Error>;
+}
+
+impl<E: Event> IntoNewEvent for E {
+    fn into_new_event(self) -> Result<NewEvent, Error> {
+        NewEvent::of(&self)
+    }
+}
+
+impl IntoNewEvent for NewEvent {
+    fn into_new_event(self) -> Result<NewEvent, Error> {
+        Ok(self)
+    }
+}
+
+/// An event on one line, for logs that people and programs read: id, type, time, then key, deadline
+/// and attributes where there are any, and the payload last.
+///
+/// The payload keeps its bytes, but for line breaks between its tokens, which become spaces: valid
+/// JSON has none inside a string (RFC 8259 §7).
+pub fn write_line(event: &Envelope, out: &mut Vec<u8>) {
+    #[derive(Serialize)]
+    struct Head<'a> {
+        id: &'a EventId,
+        event: &'a EventType,
+        timestamp: Timestamp,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Timestamp>,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        attributes: &'a Attributes,
+    }
+    let head = Head {
+        id: &event.id,
+        event: &event.kind,
+        timestamp: event.time,
+        key: event.key(),
+        expires_at: event.expires_at,
+        attributes: &event.attributes,
+    };
+    serde_json::to_writer(&mut *out, &head).expect("strings and times always encode");
+    out.pop(); // The closing brace; the payload goes in before it.
+    out.extend_from_slice(b",\"data\":");
+    let from = out.len();
+    out.extend_from_slice(&event.payload);
+    for byte in &mut out[from..] {
+        if matches!(*byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+    out.extend_from_slice(b"}\n");
+}
+
+/// A shared, accepted event.
+pub type SharedEnvelope = Arc<Envelope>;
