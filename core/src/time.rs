@@ -18,8 +18,8 @@ pub struct Timestamp(i64);
 impl Timestamp {
     /// The first instant that can be printed, `-9999-01-02T01:59:59.000Z`.
     pub const MIN: Self = Self(-377_705_023_201_000);
-    /// The last instant that can be printed, `9999-12-30T22:00:00.999Z`.
-    pub const MAX: Self = Self(253_402_207_200_999);
+    /// The last instant that can be printed, `9999-12-30T22:00:00.000Z`.
+    pub const MAX: Self = Self(253_402_207_200_000);
 
     /// From milliseconds since the Unix epoch; outside [`MIN`](Self::MIN)..=[`MAX`](Self::MAX) is
     /// clamped.

@@ -93,7 +93,8 @@ impl Envelope {
 
     /// What this event takes in memory and against byte limits: payload plus a fixed share.
     pub fn weight(&self) -> usize {
-        let beside: usize = self.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let beside: usize =
+            self.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
         size_of::<Self>() + self.payload.len() + beside + self.key().map_or(0, str::len)
     }
 }
@@ -224,9 +225,16 @@ impl NewEvent {
     }
 
     /// Checks the remaining rules and fills in what the publisher left open.
-    pub(crate) fn seal(self, clock: &dyn Clock, payload_bytes_max: usize) -> Result<Envelope, Error> {
+    pub(crate) fn seal(
+        self,
+        clock: &dyn Clock,
+        payload_bytes_max: usize,
+    ) -> Result<Envelope, Error> {
         let refuse = |what: String| {
-            Err(Error::new(ErrorKind::Invalid, format!("publish a {:?} event: {what}", self.kind.as_str())))
+            Err(Error::new(
+                ErrorKind::Invalid,
+                format!("publish a {:?} event: {what}", self.kind.as_str()),
+            ))
         };
         if self.payload.len() > payload_bytes_max {
             let what = format!(
@@ -240,7 +248,10 @@ impl NewEvent {
         if let Some(key) = &self.key
             && (key.is_empty() || key.len() > KEY_BYTES_MAX)
         {
-            return refuse(format!("expected a key of 1 to {KEY_BYTES_MAX} bytes, found {}", key.len()));
+            return refuse(format!(
+                "expected a key of 1 to {KEY_BYTES_MAX} bytes, found {}",
+                key.len()
+            ));
         }
         if let Err(what) = check_attributes(&self.attributes) {
             return refuse(what);
@@ -270,13 +281,18 @@ impl fmt::Debug for NewEvent {
 
 fn check_attributes(attributes: &Attributes) -> Result<(), String> {
     if attributes.len() > ATTRIBUTES_MAX {
-        return Err(format!("expected at most {ATTRIBUTES_MAX} attributes, found {}", attributes.len()));
+        return Err(format!(
+            "expected at most {ATTRIBUTES_MAX} attributes, found {}",
+            attributes.len()
+        ));
     }
     let mut bytes = 0;
     for (name, value) in attributes {
         bytes += name.len() + value.len();
         let name_is_valid = !name.is_empty()
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
         if !name_is_valid {
             return Err(format!(
                 "expected attribute names of lower-case letters, digits, - and _, found {name:?}"
@@ -287,7 +303,9 @@ fn check_attributes(attributes: &Attributes) -> Result<(), String> {
         }
     }
     if bytes > ATTRIBUTES_BYTES_MAX {
-        return Err(format!("expected attributes of at most {ATTRIBUTES_BYTES_MAX} bytes, found {bytes}"));
+        return Err(format!(
+            "expected attributes of at most {ATTRIBUTES_BYTES_MAX} bytes, found {bytes}"
+        ));
     }
     Ok(())
 }

@@ -11,8 +11,8 @@ use std::fmt;
 use serde::Serialize;
 
 pub use envelope::{
-    ATTRIBUTES_BYTES_MAX, ATTRIBUTES_MAX, Attributes, Envelope, IntoNewEvent, KEY_BYTES_MAX, NewEvent,
-    PAYLOAD_BYTES_MAX_DEFAULT, SharedEnvelope, write_line,
+    ATTRIBUTES_BYTES_MAX, ATTRIBUTES_MAX, Attributes, Envelope, IntoNewEvent, KEY_BYTES_MAX,
+    NewEvent, PAYLOAD_BYTES_MAX_DEFAULT, SharedEnvelope, write_line,
 };
 pub use id::{EventId, ID_BYTES_MAX, InvalidEventId};
 pub use name::{EventType, InvalidEventType, TYPE_BYTES_MAX};

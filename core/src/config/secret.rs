@@ -1,0 +1,172 @@
+//! Values that must not be shown.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::Path;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+/// Largest file that a secret is read from, in bytes.
+pub const SECRET_FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// A value from the configuration that is never printed: `Debug` and `Display` show `••••`.
+///
+/// Written as the text itself, as `{ env = "NAME" }`, or as `{ file = "PATH" }` (one line break at
+/// the end of the file is cut, as editors add it). References are resolved when the configuration
+/// is loaded.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides `text`.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The value itself; the one way to see it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    fn from_env(name: &str) -> Result<Self, String> {
+        match std::env::var(name) {
+            Ok(text) => Ok(Self(text)),
+            Err(std::env::VarError::NotPresent) => {
+                Err(format!("environment variable {name} is not set; set it before starting"))
+            }
+            Err(std::env::VarError::NotUnicode(_)) => {
+                Err(format!("environment variable {name} is not valid UTF-8"))
+            }
+        }
+    }
+
+    fn from_file(path: &str) -> Result<Self, String> {
+        let length = std::fs::metadata(Path::new(path)).map(|file| file.len());
+        let text = match length {
+            Ok(length) if length > SECRET_FILE_BYTES_MAX => {
+                return Err(format!(
+                    "file {path:?} has {length} bytes; a secret has at most 64 KiB"
+                ));
+            }
+            Ok(_) => std::fs::read_to_string(path),
+            Err(error) => Err(error),
+        };
+        let mut text = text.map_err(|error| format!("cannot read file {path:?}: {error}"))?;
+        if text.ends_with('\n') {
+            text.pop();
+            if text.ends_with('\r') {
+                text.pop();
+            }
+        }
+        Ok(Self(text))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("••••")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("••••")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrReference;
+        impl<'de> Visitor<'de> for TextOrReference {
+            type Value = Secret;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text, { env = \"NAME\" } or { file = \"PATH\" }")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Secret, E> {
+                Ok(Secret(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Secret, A::Error> {
+                let found = match map.next_key::<String>()?.as_deref() {
+                    Some("env") => Secret::from_env(&map.next_value::<String>()?),
+                    Some("file") => Secret::from_file(&map.next_value::<String>()?),
+                    Some(key) => return Err(de::Error::unknown_field(key, &["env", "file"])),
+                    None => return Err(de::Error::invalid_length(0, &self)),
+                };
+                if map.next_key::<IgnoredAny>()?.is_some() {
+                    return Err(de::Error::custom("expected either env or file, found more keys"));
+                }
+                found.map_err(de::Error::custom)
+            }
+        }
+        deserializer.deserialize_any(TextOrReference)
+    }
+}
+
+impl JsonSchema for Secret {
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A secret: the text itself, or better where to read it. Never printed.",
+            "writeOnly": true,
+            "oneOf": [
+                { "type": "string" },
+                {
+                    "type": "object",
+                    "properties": { "env": { "type": "string", "description": "Name of an environment variable." } },
+                    "required": ["env"],
+                    "additionalProperties": false,
+                },
+                {
+                    "type": "object",
+                    "properties": { "file": { "type": "string", "description": "Path of a file that holds it." } },
+                    "required": ["file"],
+                    "additionalProperties": false,
+                },
+            ],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_shown() {
+        let secret = Secret::new("hunter2");
+        assert_eq!(format!("{secret} {secret:?}"), "•••• ••••");
+        assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn read_from_text_environment_and_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "from file\r\n").unwrap();
+        let read = |json: serde_json::Value| serde_json::from_value::<Secret>(json);
+        let check = |json: serde_json::Value, expect: &str| {
+            assert_eq!(read(json).unwrap().expose(), expect);
+        };
+        check(serde_json::json!("plain"), "plain");
+        check(serde_json::json!({ "file": path }), "from file");
+        check(serde_json::json!({ "env": "CARGO_PKG_NAME" }), "postrider");
+        for wrong in [
+            serde_json::json!({ "env": "POSTRIDER_TEST_NOT_SET" }),
+            serde_json::json!({ "file": dir.path().join("none") }),
+            serde_json::json!({ "evn": "X" }),
+            serde_json::json!({}),
+            serde_json::json!({ "env": "CARGO_PKG_NAME", "file": "x" }),
+            serde_json::json!(7),
+        ] {
+            assert!(read(wrong.clone()).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Endpoints: configured places that events go to, with the policy each is served by.
+
+mod id;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use id::{ENDPOINT_ID_BYTES_MAX, EndpointId, InvalidEndpointId};
+
+use crate::error::{Error, ErrorKind};
+use crate::retry;
+use crate::route::Pattern;
+use crate::sink::Sink;
+
+/// Longest time one attempt may take unless the endpoint says otherwise (10 s, the guide's figure).
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// Longest timeout that an endpoint may ask for.
+pub const TIMEOUT_MAX: Duration = Duration::from_mins(15);
+/// Attempts under way at one endpoint unless it says otherwise.
+pub const CONCURRENCY_DEFAULT: usize = 16;
+/// Most attempts under way that an endpoint may ask for.
+pub const CONCURRENCY_MAX: usize = 4096;
+
+/// How an endpoint is served. All values are checked by whoever makes one (config or builder).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Longest time one attempt may take, connecting and reading the answer included. Default 10 s.
+    pub timeout: Duration,
+    /// Most attempts under way at once, 1 to 4096. Default 16.
+    pub concurrency: usize,
+    /// When failed attempts are made again.
+    pub retry: retry::Policy,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            timeout: TIMEOUT_DEFAULT,
+            concurrency: CONCURRENCY_DEFAULT,
+            retry: retry::Policy::default(),
+        }
+    }
+}
+
+/// One configured place: which events it asks for, its sink, its policy.
+///
+/// ```
+/// # use postrider::testing::RecordingSink;
+/// use postrider::Endpoint;
+///
+/// # let sink = RecordingSink::default();
+/// let endpoint = Endpoint::builder("audit", sink).events(["match", "model.*"])?.build();
+/// # Ok::<(), postrider::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Endpoint {
+    pub(crate) id: EndpointId,
+    pub(crate) name: Arc<str>,
+    pub(crate) enabled: bool,
+    pub(crate) events: Vec<Pattern>,
+    pub(crate) policy: Policy,
+    pub(crate) sink: Arc<dyn Sink>,
+}
+
+impl Endpoint {
+    /// An endpoint named `name` that delivers through `sink`; it asks for every event (`*`) until
+    /// told otherwise. Its id comes from the name unless set.
+    pub fn builder(name: impl Into<String>, sink: impl Sink) -> EndpointBuilder {
+        Self::builder_shared(name, Arc::new(sink))
+    }
+
+    /// As [`builder`](Self::builder), for a sink that is already shared.
+    pub fn builder_shared(name: impl Into<String>, sink: Arc<dyn Sink>) -> EndpointBuilder {
+        EndpointBuilder {
+            id: None,
+            name: name.into(),
+            enabled: true,
+            events: vec![Pattern::all()],
+            policy: Policy::default(),
+            sink,
+        }
+    }
+
+    /// The id.
+    pub fn id(&self) -> &EndpointId {
+        &self.id
+    }
+
+    /// The name for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether deliveries are attempted; a disabled endpoint's are held.
+    pub fn enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// The events it asks for.
+    pub fn events(&self) -> &[Pattern] {
+        &self.events
+    }
+
+    /// How it is served.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("enabled", &self.enabled)
+            .field("events", &self.events)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes an [`Endpoint`].
+#[must_use = "a builder does nothing until built"]
+pub struct EndpointBuilder {
+    id: Option<EndpointId>,
+    name: String,
+    enabled: bool,
+    events: Vec<Pattern>,
+    policy: Policy,
+    sink: Arc<dyn Sink>,
+}
+
+impl EndpointBuilder {
+    /// Sets the id (default: from the name, see [`EndpointId::from_name`]).
+    pub fn id(mut self, id: EndpointId) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// Sets which events it asks for, as patterns: `match`, `*`, `model.*`, `model.**`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] for a pattern that breaks the rules of [`Pattern`].
+    pub fn events<'a>(
+        mut self,
+        patterns: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, Error> {
+        self.events = patterns
+            .into_iter()
+            .map(|text| {
+                text.parse().map_err(|error| {
+                    Error::new(ErrorKind::Config, format!("set up endpoint {:?}", self.name))
+                        .because(error)
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(self)
+    }
+
+    /// Sets whether deliveries are attempted (default) or held.
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.enabled = enabled;
+        self
+    }
+
+    /// Sets the longest time one attempt may take: at least 1 ms, at most 15 min. Default 10 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.policy.timeout = timeout.clamp(Duration::from_millis(1), TIMEOUT_MAX);
+        self
+    }
+
+    /// Sets how many attempts may be under way at once: 1 to 4096. Default 16.
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.policy.concurrency = concurrency.clamp(1, CONCURRENCY_MAX);
+        self
+    }
+
+    /// Sets when failed attempts are made again.
+    pub fn retry(mut self, retry: retry::Policy) -> Self {
+        self.policy.retry = retry;
+        self
+    }
+
+    /// The endpoint.
+    ///
+    /// A name of which no id can be made (no ASCII letter or digit in it) gets the id `endpoint`;
+    /// give such endpoints ids of their own.
+    pub fn build(self) -> Endpoint {
+        let id = self
+            .id
+            .or_else(|| EndpointId::from_name(&self.name))
+            .unwrap_or_else(|| "endpoint".parse().expect("a valid id"));
+        Endpoint {
+            id,
+            name: self.name.into(),
+            enabled: self.enabled,
+            events: self.events,
+            policy: self.policy,
+            sink: self.sink,
+        }
+    }
+}

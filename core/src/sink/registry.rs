@@ -1,0 +1,241 @@
+//! Which sinks there are: an explicit list of factories by name.
+//!
+//! No link-time magic: a program registers what it wants, ours and its own alike. A configured
+//! endpoint goes through three steps, none but the last with any I/O: *parse* (its table becomes
+//! the factory's settings), *check* (the settings make sense), *build* (the sink is made).
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
+
+use super::Sink;
+use crate::config::NetworkPolicy;
+use crate::endpoint::EndpointId;
+use crate::error::Error;
+
+/// Makes sinks of one kind out of configuration.
+///
+/// `Settings` holds the keys of an endpoint's table that are the sink's own; the common ones (`id`,
+/// `name`, `sink`, `events`, `enabled`, `timeout`, `concurrency`, `retry`) are taken out before.
+/// Derive `Deserialize` with `#[serde(deny_unknown_fields)]`, and `JsonSchema`: the schema, the
+/// reference page and the nearest-key hints come from it. Use [`Secret`](crate::config::Secret) for
+/// values that must not be shown.
+pub trait SinkFactory: Send + Sync + 'static {
+    /// What an endpoint of this kind may be told.
+    type Settings: DeserializeOwned + JsonSchema + Send + Sync + 'static;
+
+    /// The name in the configuration: `sink = "slack"`.
+    fn name(&self) -> &'static str;
+
+    /// Finds everything that is wrong with the settings, without I/O. Default: nothing.
+    fn check(&self, settings: &Self::Settings, context: &CheckContext<'_>) -> Vec<Problem> {
+        let _ = (settings, context);
+        Vec::new()
+    }
+
+    /// Where it delivers to, for people: a URL without its password, a path.
+    fn target(&self, settings: &Self::Settings) -> String;
+
+    /// Makes the sink; may open files, must not wait for a network.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Sink`](crate::ErrorKind::Sink) where the sink cannot be opened.
+    fn build(
+        &self,
+        settings: &Self::Settings,
+        context: &CheckContext<'_>,
+    ) -> Result<Arc<dyn Sink>, Error>;
+}
+
+/// What a factory may know beside its settings.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct CheckContext<'a> {
+    /// The endpoint's id.
+    pub endpoint: &'a EndpointId,
+    /// The endpoint's name.
+    pub name: &'a str,
+    /// Which addresses may be connected to.
+    pub network: &'a NetworkPolicy,
+}
+
+impl<'a> CheckContext<'a> {
+    /// For tests and for programs that build sinks themselves.
+    pub fn new(endpoint: &'a EndpointId, name: &'a str, network: &'a NetworkPolicy) -> Self {
+        Self { endpoint, name, network }
+    }
+}
+
+/// Something wrong with one setting: where, and in words with the remedy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The key within the endpoint's table, dotted: `url`, `rotate.size`.
+    pub key: String,
+    /// Lower-case sentence part: what is wrong, what was expected. No secret.
+    pub message: String,
+    /// What to do, as a lower-case sentence part; may be empty.
+    pub remedy: String,
+}
+
+impl Problem {
+    /// A problem at `key`.
+    pub fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: key.into(), message: message.into(), remedy: String::new() }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = remedy.into();
+        self
+    }
+}
+
+/// The sinks that a configuration may name.
+#[derive(Clone, Default)]
+pub struct Registry {
+    factories: BTreeMap<&'static str, Arc<dyn ErasedFactory>>,
+}
+
+impl Registry {
+    /// A registry without any sink.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a factory; one of the same name is replaced.
+    #[must_use]
+    pub fn with(mut self, factory: impl SinkFactory) -> Self {
+        self.factories.insert(factory.name(), Arc::new(Typed(Arc::new(factory))));
+        self
+    }
+
+    /// The names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.factories.keys().copied()
+    }
+
+    /// The JSON Schema of the settings of the sink called `name`.
+    pub fn schema(&self, name: &str, generator: &mut SchemaGenerator) -> Option<Schema> {
+        Some(self.factories.get(name)?.schema(generator))
+    }
+
+    /// Parses the settings of one endpoint; the sink is not built yet.
+    ///
+    /// `None` where no sink has this name.
+    pub(crate) fn prepare(
+        &self,
+        name: &str,
+        settings: figment::value::Value,
+    ) -> Option<Result<PreparedSink, figment::Error>> {
+        let factory = self.factories.get(name)?;
+        Some(
+            factory
+                .parse(settings)
+                .map(|settings| PreparedSink { factory: Arc::clone(factory), settings }),
+        )
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.factories.keys()).finish()
+    }
+}
+
+/// Settings that have been parsed, with the factory that understands them.
+#[derive(Clone)]
+pub struct PreparedSink {
+    factory: Arc<dyn ErasedFactory>,
+    settings: Arc<dyn Any + Send + Sync>,
+}
+
+impl PreparedSink {
+    /// The sink's name, as in `sink = "…"`.
+    pub fn sink(&self) -> &'static str {
+        self.factory.name()
+    }
+
+    /// Where it delivers to, for people.
+    pub fn target(&self) -> String {
+        self.factory.target(&*self.settings)
+    }
+
+    /// Everything wrong with the settings.
+    pub fn check(&self, context: &CheckContext<'_>) -> Vec<Problem> {
+        self.factory.check(&*self.settings, context)
+    }
+
+    /// Makes the sink.
+    ///
+    /// # Errors
+    /// Those of [`SinkFactory::build`].
+    pub fn build(&self, context: &CheckContext<'_>) -> Result<Arc<dyn Sink>, Error> {
+        self.factory.build(&*self.settings, context)
+    }
+}
+
+impl fmt::Debug for PreparedSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.sink(), self.target())
+    }
+}
+
+/// [`SinkFactory`] without its settings' type, so that one map holds them all.
+trait ErasedFactory: Send + Sync {
+    fn name(&self) -> &'static str;
+    fn schema(&self, generator: &mut SchemaGenerator) -> Schema;
+    fn parse(
+        &self,
+        settings: figment::value::Value,
+    ) -> Result<Arc<dyn Any + Send + Sync>, figment::Error>;
+    fn target(&self, settings: &dyn Any) -> String;
+    fn check(&self, settings: &dyn Any, context: &CheckContext<'_>) -> Vec<Problem>;
+    fn build(&self, settings: &dyn Any, context: &CheckContext<'_>)
+    -> Result<Arc<dyn Sink>, Error>;
+}
+
+struct Typed<F>(Arc<F>);
+
+impl<F: SinkFactory> Typed<F> {
+    fn settings(settings: &dyn Any) -> &F::Settings {
+        settings.downcast_ref().expect("a prepared sink keeps the settings of its own factory")
+    }
+}
+
+impl<F: SinkFactory> ErasedFactory for Typed<F> {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        F::Settings::json_schema(generator)
+    }
+
+    fn parse(
+        &self,
+        settings: figment::value::Value,
+    ) -> Result<Arc<dyn Any + Send + Sync>, figment::Error> {
+        settings.deserialize::<F::Settings>().map(|settings| Arc::new(settings) as _)
+    }
+
+    fn target(&self, settings: &dyn Any) -> String {
+        self.0.target(Self::settings(settings))
+    }
+
+    fn check(&self, settings: &dyn Any, context: &CheckContext<'_>) -> Vec<Problem> {
+        self.0.check(Self::settings(settings), context)
+    }
+
+    fn build(
+        &self,
+        settings: &dyn Any,
+        context: &CheckContext<'_>,
+    ) -> Result<Arc<dyn Sink>, Error> {
+        self.0.build(Self::settings(settings), context)
+    }
+}
