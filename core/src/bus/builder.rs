@@ -1,0 +1,152 @@
+//! Building a bus in code.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use arc_swap::ArcSwap;
+
+use super::subscription::{SUBSCRIBER_EVENTS_MAX_DEFAULT, Subscriptions};
+use super::{Bus, Inner, Limits, Routes};
+use crate::clock::{SharedClock, SystemClock};
+use crate::endpoint::Endpoint;
+use crate::engine::{Engine, IN_FLIGHT_MAX_DEFAULT};
+use crate::error::{Error, ErrorKind};
+use crate::event::PAYLOAD_BYTES_MAX_DEFAULT;
+use crate::store::{MemoryStore, Store};
+
+/// Most events of one [`Bus::publish_all`], unless built otherwise.
+pub const BATCH_EVENTS_MAX_DEFAULT: usize = 1_000;
+/// Most payload bytes of one [`Bus::publish_all`], unless built otherwise (16 MiB).
+pub const BATCH_BYTES_MAX_DEFAULT: usize = 16 << 20;
+
+/// Makes a [`Bus`].
+#[must_use = "a builder does nothing until opened"]
+pub struct BusBuilder {
+    store: Option<Arc<dyn Store>>,
+    clock: SharedClock,
+    endpoints: Vec<Endpoint>,
+    limits: Limits,
+    in_flight_max: usize,
+    subscriber_events_max: usize,
+}
+
+impl Default for BusBuilder {
+    fn default() -> Self {
+        Self {
+            store: None,
+            clock: Arc::new(SystemClock),
+            endpoints: Vec::new(),
+            limits: Limits {
+                payload_bytes_max: PAYLOAD_BYTES_MAX_DEFAULT,
+                batch_events_max: BATCH_EVENTS_MAX_DEFAULT,
+                batch_bytes_max: BATCH_BYTES_MAX_DEFAULT,
+            },
+            in_flight_max: IN_FLIGHT_MAX_DEFAULT,
+            subscriber_events_max: SUBSCRIBER_EVENTS_MAX_DEFAULT,
+        }
+    }
+}
+
+impl BusBuilder {
+    /// Adds an endpoint.
+    pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.endpoints.push(endpoint);
+        self
+    }
+
+    /// Adds endpoints.
+    pub fn endpoints(mut self, endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
+        self.endpoints.extend(endpoints);
+        self
+    }
+
+    /// Sets where events live. Default: a [`MemoryStore`] with its default limits.
+    pub fn store(mut self, store: impl Store) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// Sets where wall time and randomness come from. Default: the machine.
+    pub fn clock(mut self, clock: SharedClock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Most bytes of one payload. Default 1 MiB.
+    pub fn payload_bytes_max(mut self, bytes: usize) -> Self {
+        self.limits.payload_bytes_max = bytes;
+        self
+    }
+
+    /// Most events of one `publish_all`. Default 1,000.
+    pub fn batch_events_max(mut self, events: usize) -> Self {
+        self.limits.batch_events_max = events;
+        self
+    }
+
+    /// Most payload bytes of one `publish_all`. Default 16 MiB.
+    pub fn batch_bytes_max(mut self, bytes: usize) -> Self {
+        self.limits.batch_bytes_max = bytes;
+        self
+    }
+
+    /// Most calls into sinks under way at once, in the whole bus: at least 1. Default 1,024.
+    /// Lanes with work beyond it take turns.
+    pub fn in_flight_max(mut self, calls: usize) -> Self {
+        self.in_flight_max = calls.max(1);
+        self
+    }
+
+    /// Most events that an in-process subscription may fall behind: at least 1. Default 1,024.
+    pub fn subscriber_events_max(mut self, events: usize) -> Self {
+        self.subscriber_events_max = events.max(1);
+        self
+    }
+
+    /// Opens the bus on the current tokio runtime; deliveries that the store still owes start at
+    /// once.
+    ///
+    /// # Errors
+    /// `Config` where two endpoints have one id.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with its timer enabled.
+    pub async fn open(self) -> Result<Bus, Error> {
+        check_ids(&self.endpoints)?;
+        let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
+        let routes = Routes::new(&self.endpoints);
+        let engine = Engine::start(
+            Arc::clone(&store),
+            Arc::clone(&self.clock),
+            self.in_flight_max,
+            self.endpoints,
+        );
+        let inner = Inner {
+            store,
+            clock: self.clock,
+            engine,
+            routes: ArcSwap::from_pointee(routes),
+            subscriptions: Subscriptions::new(self.subscriber_events_max),
+            limits: self.limits,
+            is_closed: AtomicBool::new(false),
+            changing: tokio::sync::Mutex::new(()),
+        };
+        Ok(Bus { inner: Arc::new(inner) })
+    }
+}
+
+pub(super) fn check_ids(endpoints: &[Endpoint]) -> Result<(), Error> {
+    let mut seen = HashSet::with_capacity(endpoints.len());
+    for endpoint in endpoints {
+        if !seen.insert(endpoint.id()) {
+            let what = format!(
+                "set up endpoint {:?}: the id {:?} is taken by another one; give it an id of its own",
+                endpoint.name(),
+                endpoint.id()
+            );
+            return Err(Error::new(ErrorKind::Config, what));
+        }
+    }
+    Ok(())
+}

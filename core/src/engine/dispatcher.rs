@@ -1,0 +1,100 @@
+//! The dispatcher: from "this endpoint may have work" to a worker that serves it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::{Note, SLEEP_MAX, Shared, worker};
+use crate::endpoint::EndpointId;
+use crate::time::Timestamp;
+
+/// A lane with work and no worker yet, waiting for its permit.
+type Waiting = Pin<Box<dyn Future<Output = (EndpointId, OwnedSemaphorePermit)> + Send>>;
+
+/// Runs until the engine is stopped.
+pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Note>) {
+    let mut timers = Timers::default();
+    // Each lane has one place in the semaphore's queue, here or in its worker: they take turns.
+    let mut waiting: FuturesUnordered<Waiting> = FuturesUnordered::new();
+    loop {
+        let sleep = timers.first().map(|at| at.since(shared.clock.now()).min(SLEEP_MAX));
+        tokio::select! {
+            () = shared.stop_claiming.cancelled() => return,
+            ids = shared.store.ready() => {
+                for id in ids {
+                    waiting.extend(wake(&shared, id));
+                }
+            }
+            Some(note) = inbox.recv() => match note {
+                Note::LookAt(id, at) => timers.set(id, at),
+                Note::LookNow(id) => waiting.extend(wake(&shared, id)),
+            },
+            () = tokio::time::sleep(sleep.unwrap_or_default()), if sleep.is_some() => {
+                let now = shared.clock.now();
+                while let Some(id) = timers.pop_due(now) {
+                    waiting.extend(wake(&shared, id));
+                }
+            }
+            Some((id, permit)) = waiting.next() => {
+                if let Some(lane) = shared.lane(&id) {
+                    shared.tasks.spawn(worker::run(Arc::clone(&shared), lane, permit));
+                }
+            }
+        }
+    }
+}
+
+/// Wakes a lane; one without a worker queues for a permit. What is owed to an endpoint that is
+/// disabled or not configured is held: enabling it looks again.
+fn wake(shared: &Shared, id: EndpointId) -> Option<Waiting> {
+    let lane = shared.lane(&id)?;
+    if !lane.is_open() || !lane.wake() {
+        return None;
+    }
+    let permits = Arc::clone(&shared.permits);
+    Some(Box::pin(async move {
+        (id, permits.acquire_owned().await.expect("the semaphore is never closed"))
+    }))
+}
+
+/// One wall-clock timer for each endpoint at most.
+#[derive(Default)]
+struct Timers {
+    by_time: BTreeSet<(Timestamp, EndpointId)>,
+    by_endpoint: HashMap<EndpointId, Timestamp>,
+}
+
+impl Timers {
+    fn first(&self) -> Option<Timestamp> {
+        self.by_time.first().map(|(at, _)| *at)
+    }
+
+    /// Sets the endpoint's timer. An earlier one stays: notes of two workers may come in the wrong
+    /// order, and a look too many finds nothing and sets the timer again.
+    fn set(&mut self, id: EndpointId, at: Timestamp) {
+        if let Some(old) = self.by_endpoint.get_mut(&id) {
+            if *old <= at {
+                return;
+            }
+            self.by_time.remove(&(*old, id.clone()));
+            *old = at;
+        } else {
+            self.by_endpoint.insert(id.clone(), at);
+        }
+        self.by_time.insert((at, id));
+    }
+
+    fn pop_due(&mut self, now: Timestamp) -> Option<EndpointId> {
+        if self.first()? > now {
+            return None;
+        }
+        let (_, id) = self.by_time.pop_first()?;
+        self.by_endpoint.remove(&id);
+        Some(id)
+    }
+}

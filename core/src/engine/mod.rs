@@ -1,0 +1,227 @@
+//! The engine: claims what is due, hands it to sinks, settles what they report.
+//!
+//! The only room that spawns tasks. One dispatcher learns from the store which endpoints have work
+//! and starts a worker for each, as long as the bus-wide limit on attempts allows; a worker serves
+//! its lane until nothing is in flight and nothing more is due, and ends.
+
+mod attempt;
+mod dispatcher;
+mod permit;
+mod worker;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::SharedClock;
+use crate::endpoint::{Endpoint, EndpointId};
+use crate::error::Error;
+use crate::lane::{Lane, Retired};
+use crate::store::{Backlog, Store};
+
+/// Attempts under way at once in the whole bus, unless built otherwise.
+pub const IN_FLIGHT_MAX_DEFAULT: usize = 1024;
+/// How long a lease lasts; it is extended while the attempt runs.
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+/// How often running attempts have their leases extended.
+pub(crate) const LEASE_TICK: Duration = Duration::from_secs(10);
+/// Longest sleep before looking at the wall clock again, which may have jumped.
+pub(crate) const SLEEP_MAX: Duration = Duration::from_secs(30);
+/// Wait after the store failed, doubled up to `STORE_WAIT_MAX`.
+pub(crate) const STORE_WAIT_MIN: Duration = Duration::from_millis(100);
+/// Longest wait after the store failed.
+pub(crate) const STORE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Notes from workers to the dispatcher that may queue.
+const NOTES_MAX: usize = 1024;
+
+/// What a worker tells the dispatcher when it ends.
+pub(crate) enum Note {
+    /// Look at the endpoint again at this wall time.
+    LookAt(EndpointId, crate::Timestamp),
+    /// Look at it now.
+    LookNow(EndpointId),
+}
+
+/// What all tasks of the engine share.
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: SharedClock,
+    /// One permit for each call into a sink, bus-wide.
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) notes: mpsc::Sender<Note>,
+    /// No more claims.
+    pub(crate) stop_claiming: CancellationToken,
+    /// Drop what is in flight.
+    pub(crate) abort: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    /// Ticks after every settled batch.
+    progress: watch::Sender<()>,
+    // A blocking mutex: held for look-ups and swaps of the map only.
+    lanes: Mutex<HashMap<EndpointId, Arc<Lane>>>,
+}
+
+impl Shared {
+    pub(crate) fn lanes(&self) -> MutexGuard<'_, HashMap<EndpointId, Arc<Lane>>> {
+        self.lanes.lock().expect("no code panics while it holds this lock")
+    }
+
+    pub(crate) fn lane(&self, id: &EndpointId) -> Option<Arc<Lane>> {
+        self.lanes().get(id).cloned()
+    }
+
+    pub(crate) fn tick(&self) {
+        self.progress.send_replace(());
+    }
+}
+
+/// A running engine.
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+}
+
+impl Engine {
+    /// Starts the dispatcher on the current runtime.
+    pub(crate) fn start(
+        store: Arc<dyn Store>,
+        clock: SharedClock,
+        in_flight_max: usize,
+        endpoints: Vec<Endpoint>,
+    ) -> Self {
+        let (notes, inbox) = mpsc::channel(NOTES_MAX);
+        let lanes = endpoints
+            .into_iter()
+            .map(|endpoint| (endpoint.id.clone(), Arc::new(Lane::new(endpoint))));
+        let shared = Arc::new(Shared {
+            store,
+            clock,
+            permits: Arc::new(Semaphore::new(in_flight_max.clamp(1, Semaphore::MAX_PERMITS))),
+            notes,
+            stop_claiming: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            progress: watch::Sender::new(()),
+            lanes: Mutex::new(lanes.collect()),
+        });
+        shared.tasks.spawn(dispatcher::run(Arc::clone(&shared), inbox));
+        Self { shared }
+    }
+
+    /// Serves exactly these endpoints from now on. Attempts under way end with the sink that they
+    /// began with; a sink that is no longer used is closed after its last call.
+    pub(crate) async fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
+        let mut retired = Vec::new();
+        let mut opened = Vec::new();
+        {
+            let mut lanes = self.shared.lanes();
+            let mut kept: HashMap<EndpointId, Arc<Lane>> = HashMap::with_capacity(endpoints.len());
+            for endpoint in endpoints {
+                let id = endpoint.id.clone();
+                let (lane, was_open) = if let Some(lane) = lanes.remove(&id) {
+                    let was_open = lane.is_open();
+                    retired.extend(lane.replace(endpoint));
+                    (lane, was_open)
+                } else {
+                    (Arc::new(Lane::new(endpoint)), false)
+                };
+                if !was_open && lane.is_open() {
+                    opened.push(id.clone());
+                }
+                kept.insert(id, lane);
+            }
+            retired.extend(lanes.drain().filter_map(|(_, lane)| lane.remove()));
+            *lanes = kept;
+        }
+        for retired in retired {
+            self.shared.tasks.spawn(close(retired));
+        }
+        for id in opened {
+            // What was held may go now. Fails only after a shutdown, when nothing is claimed.
+            let _ = self.shared.notes.send(Note::LookNow(id)).await;
+        }
+    }
+
+    /// The endpoints served now.
+    pub(crate) fn endpoints(&self) -> Vec<Endpoint> {
+        self.shared.lanes().values().map(|lane| lane.serving().endpoint.clone()).collect()
+    }
+
+    /// Whether the endpoint's deliveries are attempted; `None` where it is not configured.
+    pub(crate) fn is_open(&self, id: &EndpointId) -> Option<bool> {
+        self.shared.lane(id).map(|lane| lane.is_open())
+    }
+
+    /// Waits until `is_done` says so of the backlog; asks after each settled batch.
+    ///
+    /// # Errors
+    /// Those of [`Store::backlog`].
+    pub(crate) async fn wait_until(
+        &self,
+        is_done: impl Fn(&Backlog, bool) -> bool + Send,
+    ) -> Result<(), Error> {
+        /// Least time between two looks at the backlog: a look costs what is owed.
+        const PAUSE: Duration = Duration::from_millis(2);
+        let mut progress = self.shared.progress.subscribe();
+        loop {
+            progress.borrow_and_update();
+            let backlog = self.backlog().await?;
+            if backlog.iter().all(|(backlog, is_open)| is_done(backlog, *is_open)) {
+                return Ok(());
+            }
+            tokio::time::sleep(PAUSE).await;
+            // The time limit covers a delayed delivery that falls due without any settlement.
+            let _ = tokio::time::timeout(Duration::from_millis(100), progress.changed()).await;
+        }
+    }
+
+    /// What is owed, and whether each endpoint's deliveries are attempted.
+    pub(crate) async fn backlog(&self) -> Result<Vec<(Backlog, bool)>, Error> {
+        let backlog = self.shared.store.backlog(self.shared.clock.now()).await?;
+        Ok(backlog
+            .into_iter()
+            .map(|backlog| {
+                let is_open = self.is_open(&backlog.endpoint).unwrap_or(false);
+                (backlog, is_open)
+            })
+            .collect())
+    }
+
+    /// Stops claiming, drops what is in flight (giving leases back), ends every task, closes sinks.
+    pub(crate) async fn stop(&self) {
+        self.shared.stop_claiming.cancel();
+        self.shared.abort.cancel();
+        let retired: Vec<_> =
+            self.shared.lanes().values().filter_map(|lane| lane.remove()).collect();
+        // The lanes hold what serves them; without them the last call is the last holder.
+        self.shared.lanes().clear();
+        for retired in retired {
+            self.shared.tasks.spawn(close(retired));
+        }
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}
+
+/// Longest time a sink may take to close.
+const CLOSE_MAX: Duration = Duration::from_secs(10);
+
+async fn close(mut retired: Retired) {
+    retired.unused().await;
+    let endpoint = &retired.endpoint;
+    match tokio::time::timeout(CLOSE_MAX, retired.sink.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%endpoint, error = error.chain(), "sink did not close"),
+        Err(_) => tracing::warn!(%endpoint, "sink did not close within {CLOSE_MAX:?}"),
+    }
+}
+
+/// Without a shutdown, the tasks end by themselves soon after the last handle is gone.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.stop_claiming.cancel();
+        self.shared.abort.cancel();
+    }
+}

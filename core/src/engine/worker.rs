@@ -1,0 +1,283 @@
+//! A worker: serves one lane while it has something in flight or to claim.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::Instrument;
+
+use super::attempt::{attempt, says_gone};
+use super::permit::PermitQueue;
+use super::{LEASE, LEASE_TICK, Note, SLEEP_MAX, STORE_WAIT_MAX, STORE_WAIT_MIN, Shared};
+use crate::delivery::{Decision, DeliveryId};
+use crate::error::Error;
+use crate::lane::{Lane, Serving};
+use crate::store::{Fence, Lease, Next, Settled, Settlement};
+use crate::time::Timestamp;
+
+/// Most deliveries that one claim takes for a sink that takes batches.
+const CLAIM_MAX: usize = 4096;
+
+type Leases = Vec<(DeliveryId, Fence)>;
+
+/// Serves `lane` until nothing is in flight and nothing more is due; `permit` is for its first call.
+pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, permit: OwnedSemaphorePermit) {
+    let worker = Worker {
+        shared,
+        lane,
+        calls: JoinSet::new(),
+        under_way: HashMap::new(),
+        unsettled: Vec::new(),
+        store_asks_again: None,
+        store_wait: STORE_WAIT_MIN,
+    };
+    worker.serve(permit).await;
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    lane: Arc<Lane>,
+    calls: JoinSet<Vec<Settlement>>,
+    /// The leases of each call, to extend them and to give them back.
+    under_way: HashMap<Id, Leases>,
+    /// Outcomes that the store has not taken yet.
+    unsettled: Vec<Settlement>,
+    /// While the store fails: when to ask it again. Nothing is claimed until then.
+    store_asks_again: Option<Instant>,
+    /// How long to wait after the next failure.
+    store_wait: Duration,
+}
+
+impl Worker {
+    async fn serve(mut self, first: OwnedSemaphorePermit) {
+        let shared = Arc::clone(&self.shared);
+        let lane = Arc::clone(&self.lane);
+        let mut queue = PermitQueue::new(&shared.permits);
+        let mut permit = Some(first);
+        let mut next = Next::Now;
+        let mut tick = tokio::time::interval_at(Instant::now() + LEASE_TICK, LEASE_TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            while let Some(done) = self.calls.try_join_next_with_id() {
+                self.finish(done);
+            }
+            if let Some(retry_at) = self.settle().await {
+                next = next.or_at(retry_at);
+            }
+
+            let may_claim = lane.is_open()
+                && !shared.stop_claiming.is_cancelled()
+                && self.store_asks_again.is_none();
+            let serving = lane.serving();
+            let free = serving.endpoint.policy.concurrency.saturating_sub(self.calls.len());
+            let wants = may_claim && free > 0 && self.is_due(next);
+            if !wants {
+                // A permit is not kept while waiting for something else.
+                permit = None;
+                queue.leave();
+            } else if let Some(first) = permit.take() {
+                next = self.claim(&serving, first, free).await;
+                continue;
+            }
+
+            let has_ended = self.calls.is_empty() && self.unsettled.is_empty();
+            if has_ended && !wants && self.store_asks_again.is_none() {
+                if lane.try_idle() {
+                    return self.leave(next, may_claim).await;
+                }
+                // Woken meanwhile: look once more with fresh eyes.
+                lane.begin_look();
+                next = Next::Now;
+                continue;
+            }
+            drop(serving);
+
+            let sleep_until = match (self.store_asks_again, next) {
+                (Some(at), _) => Some(at),
+                (None, Next::At(at)) if may_claim && free > 0 => {
+                    Some(Instant::now() + at.since(shared.clock.now()).min(SLEEP_MAX))
+                }
+                _ => None,
+            };
+            tokio::select! {
+                () = shared.abort.cancelled() => return self.abort().await,
+                Some(done) = self.calls.join_next_with_id() => self.finish(done),
+                granted = queue.acquire(), if wants => permit = Some(granted),
+                () = lane.woken() => {
+                    lane.begin_look();
+                    next = Next::Now;
+                }
+                () = tokio::time::sleep_until(sleep_until.unwrap_or_else(Instant::now)),
+                    if sleep_until.is_some() => self.store_asks_again = None,
+                _ = tick.tick() => self.extend().await,
+            }
+        }
+    }
+
+    fn is_due(&self, next: Next) -> bool {
+        match next {
+            Next::Now => true,
+            Next::At(at) => at <= self.shared.clock.now(),
+            Next::Announced => false,
+        }
+    }
+
+    /// Claims for at most `free` calls and starts them.
+    async fn claim(
+        &mut self,
+        serving: &Arc<Serving>,
+        first: OwnedSemaphorePermit,
+        free: usize,
+    ) -> Next {
+        let shared = Arc::clone(&self.shared);
+        let batch_max = serving.endpoint.sink.batch_max().max(1);
+        // As many further permits as are free right now; waiting for more would let calls idle.
+        let mut permits = vec![first];
+        while permits.len() < free
+            && let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned()
+        {
+            permits.push(permit);
+        }
+        let max = permits.len().saturating_mul(batch_max).min(CLAIM_MAX.max(batch_max));
+        let now = shared.clock.now();
+        self.lane.begin_look();
+        let span = tracing::debug_span!("claim", endpoint = %self.lane.id(), max);
+        let claim = shared.store.claim(self.lane.id(), max, now, now.after(LEASE)).instrument(span);
+        let claim = match claim.await {
+            Ok(claim) => claim,
+            Err(error) => {
+                self.store_failed("claim deliveries", &error);
+                return Next::Now;
+            }
+        };
+        self.store_wait = STORE_WAIT_MIN;
+        let mut leases = claim.leases.into_iter();
+        for permit in permits {
+            let batch: Vec<Lease> = leases.by_ref().take(batch_max).collect();
+            if batch.is_empty() {
+                break;
+            }
+            self.start(Arc::clone(serving), batch, permit);
+        }
+        claim.next
+    }
+
+    fn start(&mut self, serving: Arc<Serving>, batch: Vec<Lease>, permit: OwnedSemaphorePermit) {
+        let leases = batch.iter().map(|lease| (lease.delivery.clone(), lease.fence)).collect();
+        let shared = Arc::clone(&self.shared);
+        let call = self.calls.spawn(async move {
+            let settlements = attempt(&serving.endpoint, batch, &*shared.clock).await;
+            drop(permit);
+            settlements
+        });
+        self.under_way.insert(call.id(), leases);
+    }
+
+    fn finish(&mut self, done: Result<(Id, Vec<Settlement>), JoinError>) {
+        match done {
+            Ok((id, settlements)) => {
+                self.under_way.remove(&id);
+                if settlements.iter().any(says_gone) && self.lane.set_gone() {
+                    let endpoint = self.lane.id();
+                    tracing::warn!(%endpoint, "endpoint disabled: its receiver wants nothing any more");
+                }
+                self.unsettled.extend(settlements);
+            }
+            // The call catches its sink's panics, so this is a bug of ours; the lease runs out and
+            // the delivery is attempted again.
+            Err(error) => {
+                self.under_way.remove(&error.id());
+                tracing::error!(endpoint = %self.lane.id(), %error, "the task of an attempt failed");
+            }
+        }
+    }
+
+    /// Hands outcomes to the store; keeps them where it fails. Returns the earliest retry, which
+    /// the last claim could not tell of.
+    async fn settle(&mut self) -> Option<Timestamp> {
+        if self.unsettled.is_empty() || self.store_asks_again.is_some() {
+            return None;
+        }
+        let span = tracing::debug_span!("settle", endpoint = %self.lane.id(), attempts = self.unsettled.len());
+        let settled = match self.shared.store.settle(&self.unsettled).instrument(span).await {
+            Ok(settled) => settled,
+            Err(error) => {
+                self.store_failed("settle attempts", &error);
+                return None;
+            }
+        };
+        self.store_wait = STORE_WAIT_MIN;
+        let mut earliest: Option<Timestamp> = None;
+        for (settlement, settled) in self.unsettled.drain(..).zip(settled) {
+            if settled == Settled::Stale {
+                tracing::warn!(
+                    endpoint = %self.lane.id(), event = %settlement.delivery.event(),
+                    "lease ran out before the attempt ended; its outcome was dropped"
+                );
+            } else if let Decision::RetryAt(at) = settlement.decision {
+                earliest = Some(earliest.map_or(at, |earliest| earliest.min(at)));
+            }
+        }
+        self.shared.tick();
+        earliest
+    }
+
+    fn store_failed(&mut self, what: &str, error: &Error) {
+        if error.is_closed() {
+            // Nobody will take these outcomes any more; their leases run out.
+            self.unsettled.clear();
+            self.shared.stop_claiming.cancel();
+            return;
+        }
+        let endpoint = self.lane.id();
+        tracing::error!(%endpoint, error = error.chain(), wait = ?self.store_wait, "store failed to {what}");
+        self.store_asks_again = Some(Instant::now() + self.store_wait);
+        self.store_wait = (self.store_wait * 2).min(STORE_WAIT_MAX);
+    }
+
+    async fn extend(&mut self) {
+        let leases: Leases = self.under_way.values().flatten().cloned().collect();
+        if leases.is_empty() {
+            return;
+        }
+        let until = self.shared.clock.now().after(LEASE);
+        if let Err(error) = self.shared.store.extend(&leases, until).await {
+            tracing::warn!(endpoint = %self.lane.id(), error = error.chain(), "leases not extended");
+        }
+    }
+
+    /// Drops what is in flight and gives its leases back; settles what has ended.
+    async fn abort(mut self) {
+        self.calls.abort_all();
+        while let Some(done) = self.calls.join_next_with_id().await {
+            match done {
+                Err(error) if error.is_cancelled() => {}
+                done => self.finish(done),
+            }
+        }
+        let leases: Leases = self.under_way.drain().flat_map(|(_, leases)| leases).collect();
+        let endpoint = self.lane.id();
+        if !leases.is_empty() {
+            tracing::info!(%endpoint, attempts = leases.len(), "attempts broken off by shutdown");
+            if let Err(error) = self.shared.store.release(&leases).await {
+                tracing::warn!(%endpoint, error = error.chain(), "leases not given back");
+            }
+        }
+        self.store_asks_again = None;
+        self.settle().await;
+    }
+
+    /// Tells the dispatcher when to look again.
+    async fn leave(self, next: Next, may_claim: bool) {
+        if may_claim && let Next::At(at) = next {
+            tokio::select! {
+                () = self.shared.stop_claiming.cancelled() => {}
+                // Fails only where the dispatcher has ended, which is a shutdown too.
+                _ = self.shared.notes.send(Note::LookAt(self.lane.id().clone(), at)) => {}
+            }
+        }
+    }
+}

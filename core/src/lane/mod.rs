@@ -1,0 +1,155 @@
+//! A lane: one endpoint's private share of the engine.
+//!
+//! A lane is plain state. A task serves it only while it has something in flight or to claim; an
+//! idle lane costs its bytes and nothing else.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, oneshot};
+
+use crate::endpoint::{Endpoint, EndpointId};
+use crate::sink::Sink;
+
+/// What serves an endpoint now: replaced as a whole when the endpoint is reconfigured.
+///
+/// Whoever calls the sink holds the `Arc` meanwhile, so that the end of the last one marks the end of
+/// the last call.
+pub(crate) struct Serving {
+    pub(crate) endpoint: Endpoint,
+    /// Dropped with the last `Arc`; [`Retired`] waits for that.
+    _in_use: oneshot::Sender<()>,
+}
+
+/// A sink that gets no new calls.
+pub(crate) struct Retired {
+    pub(crate) endpoint: EndpointId,
+    pub(crate) sink: Arc<dyn Sink>,
+    last_call_ended: oneshot::Receiver<()>,
+}
+
+impl Retired {
+    /// Waits until the last call into the sink has ended.
+    pub(crate) async fn unused(&mut self) {
+        // Nothing is ever sent: the channel ends with the sender.
+        let _ = (&mut self.last_call_ended).await;
+    }
+}
+
+/// One endpoint's lane.
+pub(crate) struct Lane {
+    id: EndpointId,
+    serving: ArcSwap<Serving>,
+    /// The other end of what is served now; taken when it is retired.
+    last_call_ended: Mutex<Option<oneshot::Receiver<()>>>,
+    /// Set when the receiver asked never to be sent anything again; cleared by reconfiguring.
+    is_gone: AtomicBool,
+    /// Set for good when the endpoint is no longer configured.
+    is_removed: AtomicBool,
+    task: AtomicU8,
+    woken: Notify,
+}
+
+/// No task serves the lane.
+const IDLE: u8 = 0;
+/// A task serves it and will look for work again only if told to.
+const RUNNING: u8 = 1;
+/// A task serves it and has been told to look for work again.
+const WOKEN: u8 = 2;
+
+impl Lane {
+    pub(crate) fn new(endpoint: Endpoint) -> Self {
+        let (in_use, last_call_ended) = oneshot::channel();
+        Self {
+            id: endpoint.id.clone(),
+            serving: ArcSwap::from_pointee(Serving { endpoint, _in_use: in_use }),
+            last_call_ended: Mutex::new(Some(last_call_ended)),
+            is_gone: AtomicBool::new(false),
+            is_removed: AtomicBool::new(false),
+            task: AtomicU8::new(IDLE),
+            woken: Notify::new(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> &EndpointId {
+        &self.id
+    }
+
+    pub(crate) fn serving(&self) -> Arc<Serving> {
+        self.serving.load_full()
+    }
+
+    /// Serves the endpoint anew; returns the sink that is no longer used, if it is another one.
+    pub(crate) fn replace(&self, endpoint: Endpoint) -> Option<Retired> {
+        let (in_use, last_call_ended) = oneshot::channel();
+        let old = self.serving();
+        let is_same_sink = Arc::ptr_eq(&old.endpoint.sink, &endpoint.sink);
+        // A receiver that has said "gone" stays gone until somebody touches this endpoint.
+        if !is_same_sink || old.endpoint.enabled != endpoint.enabled {
+            self.is_gone.store(false, Ordering::Release);
+        }
+        let retired = self.retire();
+        self.serving.store(Arc::new(Serving { endpoint, _in_use: in_use }));
+        *self.last_call_ended() = Some(last_call_ended);
+        retired.filter(|_| !is_same_sink)
+    }
+
+    /// The endpoint is no longer served: what is owed to it is held from now on.
+    pub(crate) fn remove(&self) -> Option<Retired> {
+        self.is_removed.store(true, Ordering::Release);
+        self.retire()
+    }
+
+    fn retire(&self) -> Option<Retired> {
+        let serving = self.serving.load();
+        self.last_call_ended().take().map(|last_call_ended| Retired {
+            endpoint: self.id.clone(),
+            sink: Arc::clone(&serving.endpoint.sink),
+            last_call_ended,
+        })
+    }
+
+    fn last_call_ended(&self) -> MutexGuard<'_, Option<oneshot::Receiver<()>>> {
+        self.last_call_ended.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// The receiver wants nothing any more. Returns whether that is news.
+    pub(crate) fn set_gone(&self) -> bool {
+        !self.is_gone.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether its deliveries are attempted; otherwise they are held.
+    pub(crate) fn is_open(&self) -> bool {
+        self.serving.load().endpoint.enabled
+            && !self.is_gone.load(Ordering::Acquire)
+            && !self.is_removed.load(Ordering::Acquire)
+    }
+
+    /// Tells the lane that there may be work. Returns whether a task must be started for it.
+    pub(crate) fn wake(&self) -> bool {
+        if self.task.swap(WOKEN, Ordering::AcqRel) == IDLE {
+            return true;
+        }
+        self.woken.notify_one();
+        false
+    }
+
+    /// The task is about to look for work: whoever wakes the lane from now on means later work.
+    pub(crate) fn begin_look(&self) {
+        self.task.store(RUNNING, Ordering::Release);
+    }
+
+    /// The task has nothing left to do. `false` where it was woken meanwhile and must look again.
+    pub(crate) fn try_idle(&self) -> bool {
+        self.task.compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Waits until the lane is woken while its task runs.
+    ///
+    /// # Cancel safety
+    /// Safe; the state tells of a wake-up that was dropped.
+    pub(crate) async fn woken(&self) {
+        self.woken.notified().await;
+    }
+}

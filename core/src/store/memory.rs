@@ -1,0 +1,577 @@
+//! The store that keeps everything in memory: for tests, for tools, and for buses whose events need
+//! not outlive the process.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use super::{
+    Accept, Accepted, Backlog, Capabilities, Claim, DeliveryRecord, EventRecord, Fence, Lease,
+    Next, Settled, Settlement, Store, push_attempt,
+};
+use crate::delivery::{AttemptRecord, DeadReason, Decision, DeliveryId, State};
+use crate::endpoint::EndpointId;
+use crate::error::{Error, ErrorKind};
+use crate::event::{Envelope, EventId};
+use crate::time::Timestamp;
+
+/// Most events held, settled ones included, unless built otherwise.
+pub const EVENTS_MAX_DEFAULT: usize = 100_000;
+/// Most bytes held (events, their attempts, and a fixed share for each), unless built otherwise.
+pub const MEMORY_BYTES_MAX_DEFAULT: usize = 256 << 20;
+
+/// What `accept` does where a limit is reached and everything held is still owed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Fails with [`ErrorKind::Full`].
+    #[default]
+    Refuse,
+    /// Waits until something is settled.
+    Wait,
+}
+
+/// Makes a [`MemoryStore`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until built"]
+pub struct MemoryStoreBuilder {
+    events_max: usize,
+    bytes_max: usize,
+    when_full: WhenFull,
+}
+
+impl MemoryStoreBuilder {
+    /// Most events held, settled ones included: at least 1. Default 100,000.
+    pub fn events_max(mut self, events: usize) -> Self {
+        self.events_max = events.max(1);
+        self
+    }
+
+    /// Most bytes held. Default 256 MiB.
+    pub fn bytes_max(mut self, bytes: usize) -> Self {
+        self.bytes_max = bytes;
+        self
+    }
+
+    /// What happens at a limit. Default: refuse.
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+
+    /// The store.
+    pub fn build(self) -> MemoryStore {
+        MemoryStore {
+            limits: self,
+            inner: Mutex::default(),
+            work: Notify::new(),
+            space: Notify::new(),
+        }
+    }
+}
+
+/// Events, deliveries and leases in memory, bounded by count and bytes.
+///
+/// Settled events stay to be looked at, and for dedup, until their room is needed: the first settled
+/// goes first. What is owed is never dropped; where only such events are left, `accept` refuses or
+/// waits as [`WhenFull`] says.
+pub struct MemoryStore {
+    limits: MemoryStoreBuilder,
+    // A blocking mutex: it is held for map operations only, never across an await.
+    inner: Mutex<Inner>,
+    work: Notify,
+    space: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    is_closed: bool,
+    /// Events by place; a place is used again after its event was evicted.
+    events: Vec<Option<Held>>,
+    free: Vec<u32>,
+    by_id: HashMap<EventId, u32>,
+    /// Events with nothing owed, in the order in which that became so.
+    settled: VecDeque<u32>,
+    bytes: usize,
+    lanes: HashMap<EndpointId, Lane>,
+    leases: HashMap<Fence, Place>,
+    fence_last: u64,
+    /// Endpoints to be named by `ready`.
+    announced: Vec<EndpointId>,
+}
+
+/// Where a delivery is: its event's place, and its number among the event's deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    event: u32,
+    delivery: u32,
+}
+
+struct Held {
+    event: Arc<Envelope>,
+    accepted_at: Timestamp,
+    endpoints: Arc<[EndpointId]>,
+    deliveries: Box<[Delivery]>,
+    owed: u32,
+    bytes: usize,
+}
+
+struct Delivery {
+    status: Status,
+    attempts_made: u32,
+    attempts: Vec<AttemptRecord>,
+}
+
+#[derive(Clone, Copy)]
+enum Status {
+    Waiting { due: Timestamp },
+    Leased { until: Timestamp },
+    Delivered,
+    Dead(DeadReason),
+    Expired,
+}
+
+/// What is owed to one endpoint.
+struct Lane {
+    /// Never tried, in the order in which they were accepted.
+    fresh: VecDeque<Place>,
+    /// Tried or given back, by due time.
+    delayed: BTreeSet<(Timestamp, Place)>,
+    /// By the end of their lease.
+    leased: BTreeSet<(Timestamp, Fence)>,
+    /// Whether the last claim found nothing more, so that new work must be announced.
+    is_dry: bool,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            fresh: VecDeque::new(),
+            delayed: BTreeSet::new(),
+            leased: BTreeSet::new(),
+            is_dry: true,
+        }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::builder().build()
+    }
+}
+
+impl MemoryStore {
+    /// A builder with the default limits.
+    pub fn builder() -> MemoryStoreBuilder {
+        MemoryStoreBuilder {
+            events_max: EVENTS_MAX_DEFAULT,
+            bytes_max: MEMORY_BYTES_MAX_DEFAULT,
+            when_full: WhenFull::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// Accepts the batch if it fits now.
+    fn try_accept(&self, batch: &[Accept], now: Timestamp) -> Result<Vec<Accepted>, Error> {
+        let mut inner = self.lock();
+        inner.check_open()?;
+        // A duplicate takes no room: it gets its receipt from a full store too.
+        let new = || batch.iter().filter(|accept| !inner.by_id.contains_key(accept.event.id()));
+        let (events, bytes) = (new().count(), new().map(weight).sum::<usize>());
+        if events > self.limits.events_max || bytes > self.limits.bytes_max {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "accept {events} events of {bytes} bytes: the memory store holds at most {} events \
+                     and {} bytes (bus.memory)",
+                    self.limits.events_max, self.limits.bytes_max
+                ),
+            ));
+        }
+        while inner.by_id.len() + events > self.limits.events_max
+            || inner.bytes + bytes > self.limits.bytes_max
+        {
+            if !inner.evict() {
+                return Err(Error::new(
+                    ErrorKind::Full,
+                    format!(
+                        "accept an event: {} events of {} bytes are held and all are still owed (limits \
+                         bus.memory.events_max = {}, bus.memory.bytes_max = {})",
+                        inner.by_id.len(),
+                        inner.bytes,
+                        self.limits.events_max,
+                        self.limits.bytes_max
+                    ),
+                ));
+            }
+        }
+        let accepted = batch.iter().map(|accept| inner.insert(accept, now)).collect();
+        if !inner.announced.is_empty() {
+            self.work.notify_one();
+        }
+        Ok(accepted)
+    }
+}
+
+fn weight(accept: &Accept) -> usize {
+    size_of::<Held>()
+        + accept.event.weight()
+        + accept.endpoints.len() * (size_of::<Delivery>() + size_of::<Place>())
+}
+
+impl Inner {
+    fn check_open(&self) -> Result<(), Error> {
+        if self.is_closed {
+            Err(Error::new(ErrorKind::Closed, "use a closed store"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn held(&mut self, place: u32) -> &mut Held {
+        self.events[place as usize].as_mut().expect("an event with something owed is not evicted")
+    }
+
+    /// Drops the event that was settled first. `false` where everything is owed.
+    fn evict(&mut self) -> bool {
+        let Some(place) = self.settled.pop_front() else { return false };
+        let held =
+            self.events[place as usize].take().expect("a settled event is held until evicted");
+        self.by_id.remove(held.event.id());
+        self.bytes -= held.bytes;
+        self.free.push(place);
+        true
+    }
+
+    fn insert(&mut self, accept: &Accept, now: Timestamp) -> Accepted {
+        if let Some(place) = self.by_id.get(accept.event.id()).copied() {
+            return Accepted {
+                endpoints: Arc::clone(&self.held(place).endpoints),
+                duplicate: true,
+            };
+        }
+        let endpoints = Arc::clone(&accept.endpoints);
+        let held = Held {
+            event: Arc::clone(&accept.event),
+            accepted_at: now,
+            endpoints: Arc::clone(&endpoints),
+            deliveries: endpoints
+                .iter()
+                .map(|_| Delivery {
+                    status: Status::Waiting { due: now },
+                    attempts_made: 0,
+                    attempts: Vec::new(),
+                })
+                .collect(),
+            owed: endpoints.len() as u32,
+            bytes: weight(accept),
+        };
+        self.bytes += held.bytes;
+        let place = if let Some(place) = self.free.pop() {
+            self.events[place as usize] = Some(held);
+            place
+        } else {
+            self.events.push(Some(held));
+            (self.events.len() - 1) as u32
+        };
+        self.by_id.insert(accept.event.id().clone(), place);
+        if endpoints.is_empty() {
+            self.settled.push_back(place);
+        }
+        for (delivery, endpoint) in (0..).zip(&*endpoints) {
+            // Asked for by reference first: an entry would clone the id on every publish.
+            if !self.lanes.contains_key(endpoint) {
+                self.lanes.insert(endpoint.clone(), Lane::default());
+            }
+            let lane = self.lanes.get_mut(endpoint).expect("inserted above");
+            lane.fresh.push_back(Place { event: place, delivery });
+            if std::mem::take(&mut lane.is_dry) {
+                self.announced.push(endpoint.clone());
+            }
+        }
+        Accepted { endpoints, duplicate: false }
+    }
+
+    /// Makes deliveries due again whose leases ran out before `now`.
+    fn expire_leases(&mut self, endpoint: &EndpointId, now: Timestamp) {
+        while let Some(lane) = self.lanes.get_mut(endpoint)
+            && let Some(&(until, fence)) = lane.leased.first()
+            && until <= now
+        {
+            lane.leased.pop_first();
+            let place = self.leases.remove(&fence).expect("every lease of a lane is in the map");
+            self.wait_until(endpoint, place, until);
+        }
+    }
+
+    /// Puts a delivery among those that wait.
+    fn wait_until(&mut self, endpoint: &EndpointId, place: Place, due: Timestamp) {
+        self.held(place.event).deliveries[place.delivery as usize].status = Status::Waiting { due };
+        let lane = self.lanes.get_mut(endpoint).expect("a lane with something owed stays");
+        lane.delayed.insert((due, place));
+    }
+
+    /// Ends a lease. `None` where it is not the newest.
+    fn end_lease(&mut self, delivery: &DeliveryId, fence: Fence) -> Option<Place> {
+        let place = *self.leases.get(&fence)?;
+        let held = self.held(place.event);
+        let Status::Leased { until } = held.deliveries[place.delivery as usize].status else {
+            return None;
+        };
+        // A caller that mixes up its leases must not settle somebody else's delivery.
+        if held.event.id() != delivery.event()
+            || held.endpoints[place.delivery as usize] != *delivery.endpoint()
+        {
+            return None;
+        }
+        self.leases.remove(&fence);
+        if let Some(lane) = self.lanes.get_mut(delivery.endpoint()) {
+            lane.leased.remove(&(until, fence));
+        }
+        Some(place)
+    }
+
+    fn settle(&mut self, settlement: &Settlement) -> Settled {
+        let Some(place) = self.end_lease(&settlement.delivery, settlement.fence) else {
+            return Settled::Stale;
+        };
+        let text = |attempt: &AttemptRecord| attempt.message.len() + attempt.answer.len();
+        let kept = settlement.attempt.as_ref().map_or(0, text);
+        self.bytes += kept;
+        let held = self.held(place.event);
+        held.bytes += kept;
+        let delivery = &mut held.deliveries[place.delivery as usize];
+        if let Some(attempt) = settlement.attempt.clone() {
+            delivery.attempts_made += 1;
+            push_attempt(&mut delivery.attempts, attempt);
+        }
+        delivery.status = match settlement.decision {
+            Decision::RetryAt(due) => {
+                self.wait_until(settlement.delivery.endpoint(), place, due);
+                return Settled::Applied;
+            }
+            Decision::Delivered => Status::Delivered,
+            Decision::Dead(reason) => Status::Dead(reason),
+            Decision::Expired => Status::Expired,
+        };
+        held.owed -= 1;
+        if held.owed == 0 {
+            self.settled.push_back(place.event);
+        }
+        Settled::Applied
+    }
+
+    fn record(held: &Held, number: usize) -> DeliveryRecord {
+        let delivery = &held.deliveries[number];
+        DeliveryRecord {
+            id: DeliveryId::new(held.endpoints[number].clone(), held.event.id().clone()),
+            state: match delivery.status {
+                Status::Waiting { due } => State::Waiting { due },
+                Status::Leased { until } => State::Leased { until },
+                Status::Delivered => State::Delivered,
+                Status::Dead(reason) => State::Dead { reason },
+                Status::Expired => State::Expired,
+            },
+            attempts_made: delivery.attempts_made,
+            attempts: delivery.attempts.clone(),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::MEMORY
+    }
+
+    async fn accept(&self, batch: Vec<Accept>, now: Timestamp) -> Result<Vec<Accepted>, Error> {
+        loop {
+            // Registered before looking, so that room made in between is not missed.
+            let mut space = std::pin::pin!(self.space.notified());
+            space.as_mut().enable();
+            match self.try_accept(&batch, now) {
+                Err(error) if error.is_full() && self.limits.when_full == WhenFull::Wait => {
+                    space.await
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn claim(
+        &self,
+        endpoint: &EndpointId,
+        max: usize,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Claim, Error> {
+        let mut inner = self.lock();
+        inner.check_open()?;
+        inner.expire_leases(endpoint, now);
+        let inner = &mut *inner;
+        let Some(lane) = inner.lanes.get_mut(endpoint) else {
+            return Ok(Claim { leases: Vec::new(), next: Next::Announced });
+        };
+        let mut leases = Vec::new();
+        while leases.len() < max {
+            let delayed = lane.delayed.first().filter(|(due, _)| *due <= now).copied();
+            let held_at = |place: &Place| inner.events[place.event as usize].as_ref();
+            let fresh_since =
+                lane.fresh.front().and_then(|place| held_at(place).map(|held| held.accepted_at));
+            let place = match (delayed, fresh_since) {
+                (Some((due, place)), since) if since.is_none_or(|since| due <= since) => {
+                    lane.delayed.pop_first();
+                    place
+                }
+                (_, Some(_)) => lane.fresh.pop_front().expect("looked at above"),
+                (_, None) => break,
+            };
+            inner.fence_last += 1;
+            let fence = Fence(inner.fence_last);
+            let held = inner.events[place.event as usize]
+                .as_mut()
+                .expect("an event with something owed is not evicted");
+            let delivery = &mut held.deliveries[place.delivery as usize];
+            delivery.status = Status::Leased { until };
+            leases.push(Lease {
+                delivery: DeliveryId::new(endpoint.clone(), held.event.id().clone()),
+                event: Arc::clone(&held.event),
+                attempts: delivery.attempts_made,
+                fence,
+            });
+            inner.leases.insert(fence, place);
+            lane.leased.insert((until, fence));
+        }
+        let is_due = |due: Timestamp| due <= now;
+        let next = if !lane.fresh.is_empty()
+            || lane.delayed.first().is_some_and(|(due, _)| is_due(*due))
+        {
+            Next::Now
+        } else {
+            lane.is_dry = true;
+            let delayed = lane.delayed.first().map(|(due, _)| *due);
+            let leased = lane.leased.first().map(|(until, _)| *until);
+            delayed.into_iter().chain(leased).min().map_or(Next::Announced, Next::At)
+        };
+        Ok(Claim { leases, next })
+    }
+
+    async fn extend(
+        &self,
+        leases: &[(DeliveryId, Fence)],
+        until: Timestamp,
+    ) -> Result<Vec<Settled>, Error> {
+        let mut inner = self.lock();
+        inner.check_open()?;
+        let extended = leases.iter().map(|(delivery, fence)| {
+            let Some(place) = inner.end_lease(delivery, *fence) else { return Settled::Stale };
+            inner.held(place.event).deliveries[place.delivery as usize].status =
+                Status::Leased { until };
+            inner.leases.insert(*fence, place);
+            if let Some(lane) = inner.lanes.get_mut(delivery.endpoint()) {
+                lane.leased.insert((until, *fence));
+            }
+            Settled::Applied
+        });
+        Ok(extended.collect())
+    }
+
+    async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>, Error> {
+        let mut inner = self.lock();
+        inner.check_open()?;
+        let settled_before = inner.settled.len();
+        let settled = batch.iter().map(|settlement| inner.settle(settlement)).collect();
+        let has_made_room = inner.settled.len() > settled_before;
+        drop(inner);
+        if has_made_room {
+            self.space.notify_waiters();
+        }
+        Ok(settled)
+    }
+
+    async fn release(&self, leases: &[(DeliveryId, Fence)]) -> Result<Vec<Settled>, Error> {
+        let mut inner = self.lock();
+        inner.check_open()?;
+        let mut released = Vec::with_capacity(leases.len());
+        for (delivery, fence) in leases {
+            let Some(place) = inner.end_lease(delivery, *fence) else {
+                released.push(Settled::Stale);
+                continue;
+            };
+            // Due since it was accepted: it goes back to its place among the others.
+            let due = inner.held(place.event).accepted_at;
+            inner.wait_until(delivery.endpoint(), place, due);
+            let lane =
+                inner.lanes.get_mut(delivery.endpoint()).expect("a lane with something owed stays");
+            if std::mem::take(&mut lane.is_dry) {
+                inner.announced.push(delivery.endpoint().clone());
+            }
+            released.push(Settled::Applied);
+        }
+        if !inner.announced.is_empty() {
+            self.work.notify_one();
+        }
+        Ok(released)
+    }
+
+    async fn ready(&self) -> Vec<EndpointId> {
+        loop {
+            let announced = std::mem::take(&mut self.lock().announced);
+            if !announced.is_empty() {
+                return announced;
+            }
+            // `notify_one` keeps a permit, so that an announcement made before this line counts.
+            self.work.notified().await;
+        }
+    }
+
+    async fn backlog(&self, now: Timestamp) -> Result<Vec<Backlog>, Error> {
+        let inner = self.lock();
+        let backlogs = inner.lanes.iter().map(|(endpoint, lane)| {
+            let due = lane.delayed.iter().take_while(|(due, _)| *due <= now).count();
+            Backlog {
+                endpoint: endpoint.clone(),
+                ready: (lane.fresh.len() + due) as u64,
+                delayed: (lane.delayed.len() - due) as u64,
+                leased: lane.leased.len() as u64,
+            }
+        });
+        Ok(backlogs.filter(|backlog| backlog.owed() > 0).collect())
+    }
+
+    async fn event(&self, id: &EventId) -> Result<Option<EventRecord>, Error> {
+        let inner = self.lock();
+        let held = inner.by_id.get(id).and_then(|place| inner.events[*place as usize].as_ref());
+        Ok(held.map(|held| EventRecord {
+            event: Arc::clone(&held.event),
+            accepted_at: held.accepted_at,
+            deliveries: (0..held.deliveries.len())
+                .map(|number| Inner::record(held, number))
+                .collect(),
+        }))
+    }
+
+    async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRecord>, Error> {
+        if id.run() != 0 {
+            return Ok(None);
+        }
+        let inner = self.lock();
+        let held =
+            inner.by_id.get(id.event()).and_then(|place| inner.events[*place as usize].as_ref());
+        Ok(held.and_then(|held| {
+            let number = held.endpoints.iter().position(|endpoint| endpoint == id.endpoint())?;
+            Some(Inner::record(held, number))
+        }))
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        self.lock().is_closed = true;
+        // Publishers that wait for room learn that there will be none.
+        self.space.notify_waiters();
+        Ok(())
+    }
+}
