@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -41,27 +43,24 @@ impl Secret {
             }
         }
     }
+}
 
-    fn from_file(path: &str) -> Result<Self, String> {
-        let length = std::fs::metadata(Path::new(path)).map(|file| file.len());
-        let text = match length {
-            Ok(length) if length > SECRET_FILE_BYTES_MAX => {
-                return Err(format!(
-                    "file {path:?} has {length} bytes; a secret has at most 64 KiB"
-                ));
-            }
-            Ok(_) => std::fs::read_to_string(path),
-            Err(error) => Err(error),
-        };
-        let mut text = text.map_err(|error| format!("cannot read file {path:?}: {error}"))?;
-        if text.ends_with('\n') {
-            text.pop();
-            if text.ends_with('\r') {
-                text.pop();
-            }
-        }
-        Ok(Self(text))
+/// Reads the file of a `{ file = "PATH" }`; one line break at its end is cut. `Err` in words.
+pub(super) fn read_secret_file(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let read = File::open(path)
+        .and_then(|file| file.take(SECRET_FILE_BYTES_MAX + 1).read_to_string(&mut text));
+    read.map_err(|error| format!("cannot read file {}: {error}", path.display()))?;
+    if text.len() as u64 > SECRET_FILE_BYTES_MAX {
+        return Err(format!("file {} is too large: a secret has at most 64 KiB", path.display()));
     }
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
 }
 
 impl fmt::Debug for Secret {
@@ -93,7 +92,9 @@ impl<'de> Deserialize<'de> for Secret {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Secret, A::Error> {
                 let found = match map.next_key::<String>()?.as_deref() {
                     Some("env") => Secret::from_env(&map.next_value::<String>()?),
-                    Some("file") => Secret::from_file(&map.next_value::<String>()?),
+                    Some("file") => {
+                        read_secret_file(Path::new(&map.next_value::<String>()?)).map(Secret)
+                    }
                     Some(key) => return Err(de::Error::unknown_field(key, &["env", "file"])),
                     None => return Err(de::Error::invalid_length(0, &self)),
                 };

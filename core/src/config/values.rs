@@ -194,6 +194,9 @@ impl JsonSchema for HumanDuration {
     fn schema_name() -> Cow<'static, str> {
         "Duration".into()
     }
+    fn inline_schema() -> bool {
+        true // Bounds stand beside the type.
+    }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
@@ -206,6 +209,9 @@ impl JsonSchema for HumanDuration {
 impl JsonSchema for ByteSize {
     fn schema_name() -> Cow<'static, str> {
         "Size".into()
+    }
+    fn inline_schema() -> bool {
+        true // Bounds stand beside the type.
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({

@@ -130,7 +130,7 @@ impl Registry {
     pub(crate) fn prepare(
         &self,
         name: &str,
-        settings: figment::value::Value,
+        settings: &figment::value::Value,
     ) -> Option<Result<PreparedSink, figment::Error>> {
         let factory = self.factories.get(name)?;
         Some(
@@ -191,7 +191,7 @@ trait ErasedFactory: Send + Sync {
     fn schema(&self, generator: &mut SchemaGenerator) -> Schema;
     fn parse(
         &self,
-        settings: figment::value::Value,
+        settings: &figment::value::Value,
     ) -> Result<Arc<dyn Any + Send + Sync>, figment::Error>;
     fn target(&self, settings: &dyn Any) -> String;
     fn check(&self, settings: &dyn Any, context: &CheckContext<'_>) -> Vec<Problem>;
@@ -218,7 +218,7 @@ impl<F: SinkFactory> ErasedFactory for Typed<F> {
 
     fn parse(
         &self,
-        settings: figment::value::Value,
+        settings: &figment::value::Value,
     ) -> Result<Arc<dyn Any + Send + Sync>, figment::Error> {
         settings.deserialize::<F::Settings>().map(|settings| Arc::new(settings) as _)
     }

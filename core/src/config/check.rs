@@ -1,0 +1,404 @@
+//! From values to a [`Config`]: table by table, so that a mistake in one hides none in another.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use figment::value::{Dict, Value};
+
+use super::clean::Cleaner;
+use super::layers::Environment;
+use super::origin::Origins;
+use super::path::KeyPath;
+use super::raw::{RawBus, RawConfig, RawEndpoint, RawNetwork, RawOrder, RawPolicy, RawServer};
+use super::report::Report;
+use super::schema::{SINK_DEFAULT, Schema, nearest};
+use super::{
+    BusSettings, Config, ConfigError, EndpointConfig, MemorySettings, NetworkPolicy,
+    ServerSettings, Token,
+};
+use crate::endpoint::{CONCURRENCY_DEFAULT, EndpointId, Policy, TIMEOUT_DEFAULT};
+use crate::retry;
+use crate::sink::{CheckContext, PreparedSink, Registry};
+
+/// What the checks need beside the values.
+pub(super) struct Given<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) schema: &'a Schema,
+    pub(super) environment: &'a Environment,
+    pub(super) origins: &'a Origins,
+    /// Whether unknown keys of files are only warned of.
+    pub(super) is_lenient: bool,
+}
+
+/// Checks everything; all mistakes, or the configuration and its warnings.
+pub(super) fn check(tree: &Value, given: &Given<'_>) -> Result<Config, Vec<ConfigError>> {
+    let mut checker = Checker { given, report: Report::new(given.schema, tree, given.origins) };
+    let mut root = tree.as_dict().cloned().unwrap_or_default();
+    let endpoints = root.remove("endpoints");
+    let mut root = match checker.clean(Value::from(root), given.schema.root(), &KeyPath::default())
+    {
+        Value::Dict(_, root) => root,
+        _ => Dict::new(),
+    };
+    let (defaults, inherited) = checker.split_defaults(root.remove("defaults"));
+    let raw = checker.report.read(
+        Value::from(root),
+        &KeyPath::default(),
+        Value::deserialize::<RawConfig>,
+    );
+    let raw = raw.unwrap_or_default();
+
+    let network = checker.network(&raw.network);
+    let config = Config {
+        enabled: raw.enabled,
+        bus: checker.bus(raw.bus),
+        server: checker.server(raw.server),
+        endpoints: checker.endpoints(endpoints, &defaults, &inherited, &network),
+        network,
+        warnings: Vec::new(),
+        path: None,
+        document: None,
+    };
+    let Report { errors, warnings, .. } = checker.report;
+    if errors.is_empty() { Ok(Config { warnings, ..config }) } else { Err(errors) }
+}
+
+struct Checker<'g, 'r> {
+    given: &'g Given<'g>,
+    report: Report<'r>,
+}
+
+impl Checker<'_, '_> {
+    fn clean(&mut self, value: Value, node: &serde_json::Value, path: &KeyPath) -> Value {
+        let Given { environment, is_lenient, .. } = *self.given;
+        Cleaner { report: &mut self.report, environment, is_lenient }.clean(value, node, path)
+    }
+
+    /// The common policy of `[defaults]`, and the rest, which is the sinks'. The sinks' part is
+    /// taken as written: each endpoint checks what it inherits by its own sink.
+    fn split_defaults(&mut self, cleaned: Option<Value>) -> (RawPolicy, Dict) {
+        let path = KeyPath::default().key("defaults");
+        let (policy, _) = self.split(cleaned.unwrap_or_else(|| Value::from(Dict::new())));
+        let policy = self.policy(policy, &path);
+        let written = self.report.tree.find_ref("defaults").and_then(Value::as_dict).cloned();
+        let settings = written.unwrap_or_default().into_iter();
+        let settings = settings.filter(|(key, _)| !self.given.schema.is_policy(key));
+        (policy, settings.collect())
+    }
+
+    /// The keys of the common policy, and the others.
+    fn split(&self, table: Value) -> (Value, Dict) {
+        match table {
+            Value::Dict(_, table) => {
+                let (policy, rest): (Dict, Dict) =
+                    table.into_iter().partition(|(key, _)| self.given.schema.is_policy(key));
+                (Value::from(policy), rest)
+            }
+            // No table at all: reading it says so.
+            other => (other, Dict::new()),
+        }
+    }
+
+    fn policy(&mut self, table: Value, path: &KeyPath) -> RawPolicy {
+        let policy = self.report.read(table, path, Value::deserialize::<RawPolicy>);
+        let policy = policy.unwrap_or_default();
+        if matches!(policy.order, Some(RawOrder::Key | RawOrder::All)) {
+            let path = path.key("order");
+            let found = self.report.show_at(&path);
+            let error = self.report.error(&path, "expected \"none\"").found(found);
+            let error = error.remedy("this version does not keep an order yet");
+            self.report.push(&path, error);
+        }
+        policy
+    }
+
+    fn bus(&mut self, raw: RawBus) -> BusSettings {
+        let path = KeyPath::default().key("bus");
+        if let Some(store) = raw.store {
+            let path = path.key("store").key("type");
+            let error = self.report.error(&path, "this build has no such store");
+            let error = error.found(format!("{:?}", store.kind));
+            let error = error.remedy("remove bus.store and set bus.data_dir for the built-in one");
+            self.report.push(&path, error);
+        }
+        if self.report.is_clean(&path) {
+            let ordered = [
+                (
+                    "payload_bytes_max",
+                    raw.payload_bytes_max,
+                    raw.batch_bytes_max,
+                    "batch_bytes_max",
+                ),
+                ("batch_bytes_max", raw.batch_bytes_max, raw.memory.bytes_max, "memory.bytes_max"),
+            ];
+            for (key, low, high, bound) in ordered {
+                if low > high {
+                    let path = path.key(key);
+                    let message = format!("expected at most bus.{bound} ({high})");
+                    let error = self.report.error(&path, message).found(low.to_string());
+                    let error = error.remedy(format!("lower it, or raise bus.{bound}"));
+                    self.report.push(&path, error);
+                }
+            }
+        }
+        BusSettings {
+            data_dir: raw.data_dir.map(PathBuf::from),
+            payload_bytes_max: raw.payload_bytes_max,
+            batch_events_max: raw.batch_events_max,
+            batch_bytes_max: raw.batch_bytes_max,
+            memory: MemorySettings {
+                events_max: raw.memory.events_max,
+                bytes_max: raw.memory.bytes_max,
+            },
+            when_full: raw.when_full,
+            in_flight_max: raw.in_flight_max,
+            subscriber_events_max: raw.subscriber_events_max,
+        }
+    }
+
+    fn network(&mut self, raw: &RawNetwork) -> NetworkPolicy {
+        let path = KeyPath::default().key("network").key("allow");
+        let mut policy = NetworkPolicy::public_only();
+        for (index, network) in raw.allow.iter().enumerate() {
+            match policy.clone().allow(network) {
+                Ok(wider) => policy = wider,
+                // Positions are those of the file only where no element was left out.
+                Err(_) if !self.report.is_clean(&path) && raw.allow.len() == 1 => {}
+                Err(error) => {
+                    let path = path.index(index);
+                    let message = error.to_string();
+                    let message = message.split(", found ").next().unwrap_or_default();
+                    let found = self.report.show(&Value::from(network.as_str()), &path);
+                    let error = self.report.error(&path, message).found(found);
+                    self.report.push(&path, error);
+                }
+            }
+        }
+        policy
+    }
+
+    fn server(&mut self, raw: RawServer) -> ServerSettings {
+        let path = KeyPath::default().key("server").key("tokens");
+        let mut first = HashMap::new();
+        for (index, token) in raw.tokens.iter().enumerate() {
+            let path = path.index(index);
+            if token.token.expose().trim().is_empty() {
+                let error = self.report.error(&path.key("token"), "expected a token, found none");
+                self.report.push(&path.key("token"), error);
+            }
+            if let Some(other) = first.insert(token.name.clone(), path.clone()) {
+                self.twice(&path.key("name"), &other.key("name"), "name of a token");
+            }
+        }
+        let tokens = raw.tokens.into_iter();
+        let tokens =
+            tokens.map(|raw| Token { name: raw.name, token: raw.token, scopes: raw.scopes });
+        ServerSettings { listen: raw.listen.0, tokens: tokens.collect() }
+    }
+
+    /// The same value stands at two places where it may stand at one.
+    fn twice(&mut self, path: &KeyPath, other: &KeyPath, what: &str) {
+        let first = self.report.origin(other).place();
+        let message = format!("the same {what} as {other} ({first})");
+        let error = self.report.error(path, message).remedy("give one of them another");
+        self.report.push(path, error);
+    }
+
+    fn endpoints(
+        &mut self,
+        endpoints: Option<Value>,
+        defaults: &RawPolicy,
+        inherited: &Dict,
+        network: &NetworkPolicy,
+    ) -> Vec<EndpointConfig> {
+        let path = KeyPath::default().key("endpoints");
+        let endpoints = match endpoints {
+            None | Some(Value::Empty(..)) => Vec::new(),
+            Some(Value::Array(_, endpoints)) => endpoints,
+            Some(other) => {
+                let found = self.report.show(&other, &path);
+                let error = self.report.error(&path, "expected a list of tables").found(found);
+                self.report.push(&path, error);
+                Vec::new()
+            }
+        };
+        let mut checked: Vec<EndpointConfig> = Vec::with_capacity(endpoints.len());
+        let mut first: HashMap<EndpointId, KeyPath> = HashMap::new();
+        for (index, endpoint) in endpoints.into_iter().enumerate() {
+            let path = path.index(index);
+            let found = self.endpoint(endpoint, &path, defaults, inherited, network);
+            self.report.inherited.clear();
+            let Some(endpoint) = found else { continue };
+            if let Some(other) = first.get(&endpoint.id) {
+                let place = self.report.origin(other).place();
+                let message = format!("id {:?} is already that of {other} ({place})", endpoint.id);
+                let error = self.report.error(&path, message);
+                let error = error.remedy("give one of them an id of its own");
+                self.report.push(&path, error);
+            } else {
+                first.insert(endpoint.id.clone(), path);
+            }
+            checked.push(endpoint);
+        }
+        checked
+    }
+
+    fn endpoint(
+        &mut self,
+        endpoint: Value,
+        path: &KeyPath,
+        defaults: &RawPolicy,
+        inherited: &Dict,
+        network: &NetworkPolicy,
+    ) -> Option<EndpointConfig> {
+        let Value::Dict(tag, mut table) = endpoint else {
+            let found = self.report.show(&endpoint, path);
+            let error = self.report.error(path, "expected a table").found(found);
+            self.report.push(path, error);
+            return None;
+        };
+        let sink = match table.get("sink") {
+            None | Some(Value::Empty(..)) => SINK_DEFAULT.to_owned(),
+            Some(Value::String(_, name)) => name.clone(),
+            Some(other) => {
+                let error = self.report.error(&path.key("sink"), "expected text");
+                let error = error.found(self.report.show(other, &path.key("sink")));
+                self.report.push(&path.key("sink"), error);
+                return None;
+            }
+        };
+        let is_known = self.given.registry.names().any(|name| name == sink);
+        if !is_known {
+            self.no_sink(&sink, &path.key("sink"));
+        }
+
+        let node = self.given.schema.endpoint(&Value::Dict(tag, table.clone()));
+        for (key, value) in inherited {
+            if node["properties"].get(key).is_some() {
+                let (to, from) = (path.key(key), KeyPath::default().key("defaults").key(key));
+                inherit(&mut table, key, value, (to, from), &mut self.report.inherited);
+            }
+        }
+        // Of a sink that nobody knows, the common keys can still be checked.
+        let Value::Dict(_, table) = self.clean(Value::Dict(tag, table), node, path) else {
+            return None;
+        };
+        let (identity, rest): (Dict, Dict) =
+            table.into_iter().partition(|(key, _)| self.given.schema.is_identity(key));
+        let (policy, settings) = self.split(Value::from(rest));
+        let identity =
+            self.report.read(Value::from(identity), path, Value::deserialize::<RawEndpoint>)?;
+        let policy = self.policy(policy, path);
+        let policy = merge_policies(policy, defaults);
+        if !is_known {
+            return None;
+        }
+        let sink = self.report.read(Value::from(settings), path, |settings| {
+            self.given.registry.prepare(&sink, settings).expect("the sink is known")
+        })?;
+        self.finish(identity, policy, sink, path, network)
+    }
+
+    /// Id, name and the sink's own checks.
+    fn finish(
+        &mut self,
+        raw: RawEndpoint,
+        policy: Policy,
+        sink: PreparedSink,
+        path: &KeyPath,
+        network: &NetworkPolicy,
+    ) -> Option<EndpointConfig> {
+        let id = match &raw.id {
+            None => None,
+            Some(id) => match id.0.parse::<EndpointId>() {
+                Ok(id) => Some(id),
+                Err(error) => {
+                    let path = path.key("id");
+                    let message = error.to_string();
+                    let message = message.split(", found ").next().unwrap_or_default();
+                    let found = self.report.show(&Value::from(id.0.as_str()), &path);
+                    let error = self.report.error(&path, message).found(found);
+                    self.report.push(&path, error);
+                    return None;
+                }
+            },
+        };
+        let name = raw.name.or_else(|| id.as_ref().map(ToString::to_string));
+        let name = name.unwrap_or_else(|| {
+            host(&sink.target()).map_or_else(|| sink.sink().to_owned(), ToOwned::to_owned)
+        });
+        let Some(id) = id.or_else(|| EndpointId::from_name(&name)) else {
+            let error = self.report.error(&path.key("name"), "no id can be made of this name");
+            let error = error.remedy("add an id, such as id = \"shop-1\"");
+            self.report.push(&path.key("name"), error);
+            return None;
+        };
+        for problem in sink.check(&CheckContext::new(&id, &name, network)) {
+            let path = path.join(&KeyPath::parse(&problem.key));
+            let error = self.report.error(&path, problem.message).remedy(problem.remedy);
+            self.report.push(&path, error);
+        }
+        Some(EndpointConfig { id, name, enabled: raw.enabled, events: raw.events, policy, sink })
+    }
+
+    fn no_sink(&mut self, sink: &str, path: &KeyPath) {
+        let names: Vec<&str> = self.given.registry.names().collect();
+        let error = self.report.error(path, "no such sink");
+        let error = error.found(self.report.show(&Value::from(sink), path));
+        let error = match nearest(sink, names.iter().copied()) {
+            Some(nearest) => error.remedy(format!("did you mean {nearest:?}?")),
+            None if names.is_empty() => error.remedy("this build has no sinks"),
+            None => error.remedy(format!("this build has {}", names.join(", "))),
+        };
+        self.report.push(path, error);
+    }
+}
+
+/// Puts a default into a table that lacks it; tables are joined. Notes what was inherited.
+fn inherit(
+    table: &mut Dict,
+    key: &str,
+    default: &Value,
+    (to, from): (KeyPath, KeyPath),
+    inherited: &mut Vec<(KeyPath, KeyPath)>,
+) {
+    match (table.get_mut(key), default) {
+        (None, default) => {
+            table.insert(key.to_owned(), default.clone());
+            inherited.push((to, from));
+        }
+        (Some(Value::Dict(_, own)), Value::Dict(_, defaults)) => {
+            for (key, default) in defaults {
+                inherit(own, key, default, (to.key(key), from.key(key)), inherited);
+            }
+        }
+        (Some(_), _) => {}
+    }
+}
+
+/// An endpoint's own policy over the defaults. The values were checked by the schema's bounds.
+fn merge_policies(own: RawPolicy, defaults: &RawPolicy) -> Policy {
+    let own_retry = own.retry.unwrap_or_default();
+    let retry = defaults.retry.as_ref();
+    let schedule = own_retry.schedule.or_else(|| retry.and_then(|retry| retry.schedule.clone()));
+    let jitter = own_retry.jitter.or_else(|| retry.and_then(|retry| retry.jitter));
+    let schedule = match schedule {
+        Some(schedule) => schedule.into_iter().map(|delay| delay.0).collect(),
+        None => retry::SCHEDULE_DEFAULT.to_vec(),
+    };
+    // Out of bounds here means that an error was reported; then the policy is not used.
+    let retry = retry::Policy::new(schedule, jitter.unwrap_or(retry::JITTER_DEFAULT));
+    Policy {
+        timeout: own.timeout.or(defaults.timeout).map_or(TIMEOUT_DEFAULT, |timeout| timeout.0),
+        concurrency: own.concurrency.or(defaults.concurrency).unwrap_or(CONCURRENCY_DEFAULT),
+        retry: retry.unwrap_or_default(),
+    }
+}
+
+/// The host of a target that is a URL.
+fn host(target: &str) -> Option<&str> {
+    let (_, rest) = target.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let host = authority.rsplit('@').next()?;
+    (!host.is_empty()).then_some(host)
+}

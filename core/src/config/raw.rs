@@ -1,0 +1,353 @@
+//! What people write: the shape of the tables, before anything is checked.
+//!
+//! The doc comments here are the reference page and the schema's descriptions. Bounds stand in the
+//! schema (`range`, `length`, `x-min`, `x-max`) and are enforced from there, so that what is
+//! printed is what holds. No `flatten`, no `untagged`: they lose the key's path.
+
+use std::net::SocketAddr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::settings::{BusSettings, MemorySettings, Scope, ServerSettings, WhenFull};
+use super::{ByteSize, HumanDuration, Secret};
+use crate::endpoint::{CONCURRENCY_MAX, TIMEOUT_DEFAULT, TIMEOUT_MAX};
+use crate::retry::{DELAY_MAX, JITTER_DEFAULT, SCHEDULE_DEFAULT, SCHEDULE_LEN_MAX};
+use crate::route::Pattern;
+
+/// The configuration of Postrider: `postrider.toml`, `postrider.json` or `webhook_config.json`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "Postrider configuration")]
+pub(super) struct RawConfig {
+    /// The main switch. While `false`, accepted events are held and nothing is delivered.
+    pub(super) enabled: bool,
+    /// The bus itself: where events are kept, and its limits.
+    pub(super) bus: RawBus,
+    /// The places that events go to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) endpoints: Vec<RawEndpoint>,
+    /// For every endpoint that does not say otherwise. Settings of sinks may stand here too; they
+    /// reach the endpoints whose sink knows them.
+    pub(super) defaults: RawPolicy,
+    /// Which addresses may be connected to.
+    pub(super) network: RawNetwork,
+    /// What `postrider serve` listens on and who may call it.
+    pub(super) server: RawServer,
+}
+
+impl Default for RawConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            bus: RawBus::default(),
+            endpoints: Vec::new(),
+            defaults: RawPolicy::default(),
+            network: RawNetwork::default(),
+            server: RawServer::default(),
+        }
+    }
+}
+
+/// The bus itself.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Bus")]
+pub(super) struct RawBus {
+    /// Folder in which accepted events are kept; absent: in memory only, lost when the process
+    /// ends. A relative path in a file starts at the file's folder, elsewhere at the current one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "path"), length(min = 1))]
+    pub(super) data_dir: Option<String>,
+    /// Another store than the built-in one. This version has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) store: Option<RawStore>,
+    /// Largest payload of one event.
+    #[schemars(extend("x-min" = "1B", "x-max" = "64MiB"))]
+    pub(super) payload_bytes_max: ByteSize,
+    /// Most events that one call publishes.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub(super) batch_events_max: usize,
+    /// Most payload bytes that one call publishes; at least `payload_bytes_max`.
+    #[schemars(extend("x-min" = "1B", "x-max" = "1GiB"))]
+    pub(super) batch_bytes_max: ByteSize,
+    /// The backlog in memory, where there is no `data_dir`.
+    pub(super) memory: RawMemory,
+    /// What publishing does while the backlog limit is reached.
+    pub(super) when_full: WhenFull,
+    /// Most attempts under way at once, all endpoints together.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub(super) in_flight_max: usize,
+    /// Events that an in-process subscriber may lag behind before it is told that it missed some.
+    #[schemars(range(min = 1, max = 1_048_576))]
+    pub(super) subscriber_events_max: usize,
+}
+
+impl Default for RawBus {
+    fn default() -> Self {
+        let bus = BusSettings::default();
+        Self {
+            data_dir: None,
+            store: None,
+            payload_bytes_max: bus.payload_bytes_max,
+            batch_events_max: bus.batch_events_max,
+            batch_bytes_max: bus.batch_bytes_max,
+            memory: RawMemory::default(),
+            when_full: bus.when_full,
+            in_flight_max: bus.in_flight_max,
+            subscriber_events_max: bus.subscriber_events_max,
+        }
+    }
+}
+
+/// Another store; which keys it has beside `type` is the store's.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Store", extend("additionalProperties" = true))]
+pub(super) struct RawStore {
+    /// Which store, such as `nats`.
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+}
+
+/// The backlog in memory.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Memory")]
+pub(super) struct RawMemory {
+    /// Most events waiting.
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub(super) events_max: usize,
+    /// Most bytes of waiting events; at least `batch_bytes_max`.
+    #[schemars(extend("x-min" = "1B", "x-max" = "1024GiB"))]
+    pub(super) bytes_max: ByteSize,
+}
+
+impl Default for RawMemory {
+    fn default() -> Self {
+        let memory = MemorySettings::default();
+        Self { events_max: memory.events_max, bytes_max: memory.bytes_max }
+    }
+}
+
+/// One endpoint: the keys that it has whatever its sink.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Endpoint")]
+pub(super) struct RawEndpoint {
+    /// Names the endpoint for good: history and statistics hang on it. 1 to 64 letters, digits, `_`
+    /// and `-`. Absent: made from the name, `My App` becomes `my-app`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) id: Option<RawId>,
+    /// Its name for people. Absent: the id, else the host of its URL, else its sink.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub(super) name: Option<String>,
+    /// Which kind of place it is.
+    pub(super) sink: String,
+    /// Whether deliveries are attempted; while `false` they are held.
+    pub(super) enabled: bool,
+    /// Which events it asks for: type names (`match`) and patterns: `*` is every event, `model.*`
+    /// one more segment, `model.**` one or more.
+    #[schemars(with = "Vec<String>", length(min = 1, max = 1000))]
+    pub(super) events: Vec<Pattern>,
+}
+
+impl Default for RawEndpoint {
+    fn default() -> Self {
+        Self {
+            id: None,
+            name: None,
+            sink: super::schema::SINK_DEFAULT.to_owned(),
+            enabled: true,
+            events: vec![Pattern::all()],
+        }
+    }
+}
+
+/// How endpoints are served. Absent keys fall back to `[defaults]`, then to the built-in defaults.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Policy")]
+pub(super) struct RawPolicy {
+    /// Longest time that one attempt may take, connecting and reading the answer included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend(
+        "default" = HumanDuration(TIMEOUT_DEFAULT).to_string(),
+        "x-min" = "1ms",
+        "x-max" = HumanDuration(TIMEOUT_MAX).to_string(),
+    ))]
+    pub(super) timeout: Option<HumanDuration>,
+    /// Most attempts under way at once, for one endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = CONCURRENCY_MAX), extend("default" = crate::endpoint::CONCURRENCY_DEFAULT))]
+    pub(super) concurrency: Option<usize>,
+    /// When failed attempts are made again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) retry: Option<RawRetry>,
+    /// Whether events keep their order; this version delivers in none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) order: Option<RawOrder>,
+}
+
+/// When failed attempts are made again.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Retry")]
+pub(super) struct RawRetry {
+    /// The delay before each further attempt, each at most 30 days: a schedule of 7 makes at most 8
+    /// attempts, an empty one makes one. The default is that of the Standard Webhooks
+    /// specification.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(max = SCHEDULE_LEN_MAX),
+        extend("default" = SCHEDULE_DEFAULT.map(HumanDuration), "items" = delay()),
+    )]
+    pub(super) schedule: Option<Vec<HumanDuration>>,
+    /// The share by which each delay varies, in both directions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1), extend("default" = JITTER_DEFAULT))]
+    pub(super) jitter: Option<f64>,
+}
+
+/// The schema of one delay.
+fn delay() -> Schema {
+    let mut schema = HumanDuration::json_schema(&mut SchemaGenerator::default());
+    schema.insert("x-max".to_owned(), HumanDuration(DELAY_MAX).to_string().into());
+    schema
+}
+
+/// Whether events of an endpoint keep their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Order")]
+pub(super) enum RawOrder {
+    None,
+    /// Known, so that it is refused by name.
+    #[schemars(skip)]
+    Key,
+    #[schemars(skip)]
+    All,
+}
+
+/// Which addresses may be connected to.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Network")]
+pub(super) struct RawNetwork {
+    /// Networks or addresses that may be connected to beside public ones, such as `127.0.0.0/8` or
+    /// `::1`.
+    #[schemars(length(max = 1000))]
+    pub(super) allow: Vec<String>,
+}
+
+/// What `postrider serve` listens on and who may call it.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Server")]
+pub(super) struct RawServer {
+    /// Address and port to listen on; port 0 picks a free one.
+    pub(super) listen: RawAddress,
+    /// Bearer tokens that are taken. Absent: `serve` makes one and keeps it in the data folder.
+    #[serde(serialize_with = "no_tokens")]
+    #[schemars(length(max = 1000))]
+    pub(super) tokens: Vec<RawToken>,
+}
+
+impl Default for RawServer {
+    fn default() -> Self {
+        Self { listen: RawAddress(ServerSettings::default().listen), tokens: Vec::new() }
+    }
+}
+
+/// Only the default is ever serialised, and that has none; a `Secret` cannot be.
+fn no_tokens<S: Serializer>(_: &[RawToken], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq([(); 0])
+}
+
+/// One bearer token.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Token")]
+pub(super) struct RawToken {
+    /// Who holds it, for logs.
+    #[schemars(length(min = 1, max = 128))]
+    pub(super) name: String,
+    /// The token.
+    pub(super) token: Secret,
+    /// What it allows.
+    #[schemars(length(min = 1, max = 3))]
+    pub(super) scopes: Vec<Scope>,
+}
+
+/// An endpoint's id as written: the guide's files may hold it as a number.
+#[derive(Debug, Serialize)]
+pub(super) struct RawId(pub(super) String);
+
+impl<'de> Deserialize<'de> for RawId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrNumber;
+        impl Visitor<'_> for TextOrNumber {
+            type Value = RawId;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an id of 1 to 64 letters, digits, _ and -")
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<RawId, E> {
+                Ok(RawId(number.to_string()))
+            }
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<RawId, E> {
+                Ok(RawId(number.to_string()))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawId, E> {
+                Ok(RawId(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(TextOrNumber)
+    }
+}
+
+impl JsonSchema for RawId {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Id".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "integer"] })
+    }
+}
+
+/// An address and port.
+#[derive(Debug, Serialize)]
+pub(super) struct RawAddress(pub(super) SocketAddr);
+
+impl<'de> Deserialize<'de> for RawAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = RawAddress;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an IP address and a port, such as \"127.0.0.1:8787\"")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawAddress, E> {
+                text.parse()
+                    .map(RawAddress)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+impl JsonSchema for RawAddress {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Address".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "examples": ["127.0.0.1:8787", "[::1]:0"] })
+    }
+}

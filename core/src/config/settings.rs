@@ -1,0 +1,195 @@
+//! Checked configuration: what the rest of the program may rely on.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::errors::ConfigError;
+use super::layers::Format;
+use super::{ByteSize, NetworkPolicy, Secret};
+use crate::endpoint::{EndpointId, Policy};
+use crate::route::Pattern;
+use crate::sink::PreparedSink;
+
+/// A whole configuration, checked. `Debug` shows no secret.
+///
+/// The default has no endpoints and keeps events in memory only: the start for a program that adds
+/// endpoints in code. [`Config::loader`] reads files, the environment and flags.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// The main switch. While off, deliveries are held, not lost. Default on.
+    pub enabled: bool,
+    /// The bus itself.
+    pub bus: BusSettings,
+    /// The configured endpoints, in the order of the file; no two have the same id.
+    pub endpoints: Vec<EndpointConfig>,
+    /// Which addresses may be connected to.
+    pub network: NetworkPolicy,
+    /// What `postrider serve` listens on and who may call it.
+    pub server: ServerSettings,
+    /// What is odd but no error, such as keys that an older file has and nobody reads.
+    pub warnings: Vec<ConfigError>,
+    /// The file that was read, by the path that was given or found.
+    pub path: Option<PathBuf>,
+    /// The file as it was read, for commands that change it and keep what they do not know.
+    pub document: Option<RawDocument>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            bus: BusSettings::default(),
+            endpoints: Vec::new(),
+            network: NetworkPolicy::default(),
+            server: ServerSettings::default(),
+            warnings: Vec::new(),
+            path: None,
+            document: None,
+        }
+    }
+}
+
+/// A configuration text as it was read. `Debug` shows its format and length: it may hold secrets.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RawDocument {
+    /// How it is written.
+    pub format: Format,
+    /// The whole text.
+    pub text: String,
+}
+
+impl std::fmt::Debug for RawDocument {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} of {} bytes", self.format, self.text.len())
+    }
+}
+
+/// The `[bus]` table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BusSettings {
+    /// Where accepted events are kept. `None`: in memory only, lost when the process ends.
+    pub data_dir: Option<PathBuf>,
+    /// Largest payload of one event. Default 1 MiB, at most 64 MiB.
+    pub payload_bytes_max: ByteSize,
+    /// Most events that one call publishes. Default 1000, 1 to 100,000.
+    pub batch_events_max: usize,
+    /// Most payload bytes that one call publishes. Default 16 MiB, at most 1 GiB.
+    pub batch_bytes_max: ByteSize,
+    /// The backlog in memory, where there is no `data_dir`.
+    pub memory: MemorySettings,
+    /// What `publish` does while the backlog limit is reached. Default refuse.
+    pub when_full: WhenFull,
+    /// Most attempts under way at once, all endpoints together. Default 1024, 1 to 65,536.
+    pub in_flight_max: usize,
+    /// Events that an in-process subscriber may lag behind before it misses some. Default 1024, 1
+    /// to 1,048,576.
+    pub subscriber_events_max: usize,
+}
+
+/// The `[bus.memory]` table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemorySettings {
+    /// Most events waiting. Default 100,000, 1 to 100,000,000.
+    pub events_max: usize,
+    /// Most bytes of waiting events. Default 256 MiB, at most 1 TiB.
+    pub bytes_max: ByteSize,
+}
+
+/// What `publish` does while the backlog limit is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// Answers at once that it is full.
+    #[default]
+    Refuse,
+    /// Waits for room.
+    Wait,
+}
+
+impl Default for BusSettings {
+    fn default() -> Self {
+        Self {
+            data_dir: None,
+            payload_bytes_max: ByteSize(1 << 20),
+            batch_events_max: 1000,
+            batch_bytes_max: ByteSize(16 << 20),
+            memory: MemorySettings::default(),
+            when_full: WhenFull::Refuse,
+            in_flight_max: 1024,
+            subscriber_events_max: 1024,
+        }
+    }
+}
+
+impl Default for MemorySettings {
+    fn default() -> Self {
+        Self { events_max: 100_000, bytes_max: ByteSize(256 << 20) }
+    }
+}
+
+/// One configured endpoint: checked, its sink not yet built.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EndpointConfig {
+    /// Its id: as configured, else made from the name.
+    pub id: EndpointId,
+    /// Its name for people: as configured, else the id, else the host of its URL, else its sink.
+    pub name: String,
+    /// Whether deliveries are attempted; a disabled endpoint's are held.
+    pub enabled: bool,
+    /// Which events it asks for; never empty. Without the key: every event (`*`).
+    pub events: Vec<Pattern>,
+    /// How it is served: its own keys over those of `[defaults]`.
+    pub policy: Policy,
+    /// The sink's own settings.
+    pub sink: PreparedSink,
+}
+
+/// The `[server]` table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerSettings {
+    /// The address to listen on; port 0 picks a free one. Default `127.0.0.1:8787`.
+    pub listen: SocketAddr,
+    /// Who may call. Default: none configured.
+    pub tokens: Vec<Token>,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8787)), tokens: Vec::new() }
+    }
+}
+
+/// One bearer token that the server takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Token {
+    /// Who holds it, for logs; no two tokens have the same name.
+    pub name: String,
+    /// The token; never empty.
+    pub token: Secret,
+    /// What it allows; never empty.
+    pub scopes: Vec<Scope>,
+}
+
+/// What a bearer token allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Scope {
+    /// Publishing events.
+    Publish,
+    /// Reading events, deliveries, endpoints and statistics.
+    Read,
+    /// Changing endpoints, retrying and replaying.
+    Admin,
+}
