@@ -47,17 +47,12 @@ const DETECT_MAX: Duration = Duration::from_secs(20);
 /// missing.
 pub(crate) fn run() -> Outcome {
     let mut missing = missing()?;
-    if missing.is_empty() {
-        say!("{} everything that the tests need is here", term::good("✓"));
-        return Ok(());
-    }
     let packages: Vec<_> = missing.iter().filter_map(|need| need.install.package()).collect();
     if !packages.is_empty() && may_install() {
-        if let Err(reason) = install(&packages) {
-            if matches!(reason, Fail::Interrupted) {
-                return Err(reason);
-            }
-            say!("{} {reason}", term::warn("!"));
+        match install(&packages) {
+            Err(Fail::Interrupted) => return Err(Fail::Interrupted),
+            Err(reason) => say!("{} {reason}", term::warn("!")),
+            Ok(()) => {}
         }
         missing = self::missing()?;
     }
@@ -70,12 +65,13 @@ pub(crate) fn run() -> Outcome {
             need.command()
         );
     }
-    match missing.iter().find(|need| need.mandatory) {
-        Some(need) => {
-            Err(Fail::new(format_args!("{} is missing. Type: {}", need.name, need.command())))
-        }
-        None => Ok(()),
+    if let Some(need) = missing.iter().find(|need| need.mandatory) {
+        return Err(Fail::new(format_args!("{} is missing. Type: {}", need.name, need.command())));
     }
+    if missing.is_empty() {
+        say!("{} everything that the tests need is here", term::good("✓"));
+    }
+    Ok(())
 }
 
 fn missing() -> Outcome<Vec<&'static Need>> {
@@ -135,7 +131,11 @@ fn install(packages: &[&str]) -> Outcome {
 fn apt_get(args: &[&str], limit: Duration) -> Outcome {
     let mut command = Command::new("apt-get");
     // Its account goes where progress goes; stdout stays ours.
-    command.args(args).env("DEBIAN_FRONTEND", "noninteractive").stdout(std::io::stderr());
+    command
+        .args(["-o", "Dpkg::Use-Pty=0"])
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdout(std::io::stderr());
     let status = process::status(&mut command, Some(limit))?;
     process::succeeded(&format!("apt-get {}", args[0]), status)
 }

@@ -1,11 +1,12 @@
 //! What people see: colour only where stdout is a terminal and `NO_COLOR` is unset, and output that
 //! does not panic when the reader at the other end of a pipe has gone.
 
+use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use console::{StyledObject, style};
+use console::{StyledObject, Term, style};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// `println!` that ignores a closed pipe.
@@ -18,6 +19,14 @@ macro_rules! say {
 pub(crate) fn line(text: fmt::Arguments<'_>) {
     // A reader that has seen enough (`| head`) is no failure of the command.
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// One line of the terminal at most; on a pipe the whole text.
+pub(crate) fn fit(text: &str) -> Cow<'_, str> {
+    match Term::stdout().size_checked() {
+        Some((_, columns)) => console::truncate_str(text, columns.into(), "…"),
+        None => text.into(),
+    }
 }
 
 /// A heading above a step's output.

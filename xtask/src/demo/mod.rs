@@ -152,21 +152,24 @@ fn send_and_check(
         Ok(account::check(place, &events, &arrivals, odd))
     };
     let report = account::check_report(&events, options.events);
+    let address = format!("{}/{}", receiver.capture, receiver::BIN);
+    let webhook = account::check("My App", &events, &webhook.arrivals, webhook.odd);
     let places = [
-        (
-            account::check("My App", &events, &webhook.arrivals, webhook.odd),
-            "webhook",
-            format!("{}/{}", receiver.capture, receiver::BIN),
-        ),
-        (from_lines("audit", AUDIT)?, "file", folder.join(AUDIT).display().to_string()),
-        (from_lines("console", CONSOLE)?, "stdout", folder.join(CONSOLE).display().to_string()),
+        (webhook, "webhook", address.as_str()),
+        (from_lines("audit", AUDIT)?, "file", AUDIT),
+        (from_lines("console", CONSOLE)?, "stdout", CONSOLE),
     ];
     print_sent(&events, &sent);
     say!("\n{}", term::bold("arrived"));
+    let asked = options.events;
     for (verdict, sink, address) in &places {
-        let mark = if verdict.good() { term::good("✓") } else { term::bad("✗") };
-        let what = format!("{} of {} exactly once, to the byte", verdict.exact, events.len());
-        say!("  {mark} {:<8} {:<8} {what}  {}", verdict.place, sink, term::dim(address));
+        let mark = if verdict.exact == asked && verdict.good() {
+            term::good("✓")
+        } else {
+            term::bad("✗")
+        };
+        let what = format!("{} of {asked} exactly once, to the byte", verdict.exact);
+        say!("  {mark} {:<8} {sink:<8} {what}  {}", verdict.place, term::dim(address));
     }
 
     let mut reasons = report.reasons(&events, PROBLEMS_SHOWN);
@@ -274,12 +277,10 @@ fn print_sent(events: &[Event], sent: &Sent) {
     if events.len() < MANY {
         const SHOWN: usize = 6;
         for event in events.iter().take(SHOWN) {
-            say!(
-                "  {:<8} {} {}",
-                event.kind,
-                event.id,
-                term::dim(term::count(event.body.len() as u64, "byte"))
-            );
+            let data = event.body.split_once("\"data\":").map_or("", |(_, data)| data);
+            let data = data.strip_suffix('}').unwrap_or(data); // The envelope's own brace.
+            let line = format!("  {:<8} {} {}", event.kind, event.id, term::dim(data));
+            say!("{}", term::fit(&line));
         }
         if events.len() > SHOWN {
             say!("  and {} more", events.len() - SHOWN);

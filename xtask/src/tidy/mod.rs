@@ -55,8 +55,8 @@ pub(crate) fn run() -> Outcome {
     Err(Fail::new(format_args!("{} of house rules", term::count(findings.len() as u64, "breach"))))
 }
 
-/// Folders that hold what tools make.
-const NOT_OURS: [&str; 3] = ["target", "node_modules", ".git"];
+/// Folders that hold what programs make.
+const NOT_OURS: [&str; 4] = ["target", "node_modules", "postrider-data", ".git"];
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Outcome {
     let failed =
