@@ -46,6 +46,8 @@ enum Fail {
     Usage(String),
     /// The command ran and did not succeed; the text says why.
     Failed(String),
+    /// The command did not succeed, and has said all about it.
+    Told,
     /// Ctrl-c, or a request to end.
     Interrupted,
 }
@@ -60,6 +62,7 @@ impl fmt::Display for Fail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(reason) | Self::Failed(reason) => f.write_str(reason),
+            Self::Told => f.write_str("see above"),
             Self::Interrupted => f.write_str("interrupted"),
         }
     }
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
             eprintln!("{} {reason}", term::bad_err("failed:"));
             ExitCode::FAILURE
         }
+        Err(Fail::Told) => ExitCode::FAILURE,
         Err(Fail::Interrupted) => {
             eprintln!("interrupted");
             ExitCode::from(130)

@@ -159,6 +159,13 @@ impl DocTests {
         }
     }
 
+    /// Lines about packages that have no doc tests.
+    pub(crate) fn is_noise(line: &str) -> bool {
+        line.is_empty()
+            || line == "running 0 tests"
+            || line.starts_with("test result: ok. 0 passed; 0 failed; 0 ignored")
+    }
+
     pub(crate) fn tally(self) -> Tally {
         self.0
     }

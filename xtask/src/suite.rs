@@ -32,7 +32,7 @@ type Step = (&'static str, fn(&mut Run) -> Outcome<Tally>);
 /// Quick and likely ones first; those that run programs after "build".
 const STEPS: &[Step] = &[
     ("setup", |_| once(setup::run())),
-    ("format", |_| once(cargo_step(&["fmt", "--all", "--check"]))),
+    ("format", |_| once(cargo_step(&["fmt", "--all", "--", "--check", "--files-with-diff"]))),
     ("house rules", |_| once(tidy::run())),
     ("build", build),
     ("tests", |run| nextest(run, &[])),
@@ -93,12 +93,8 @@ fn close(total: &Tally) -> Outcome {
     for (name, reason) in &total.failed {
         say!("{} {name}: {reason}", term::bad("FAILED"));
     }
-    say!("{total}"); // Alone on its line and never coloured: programs read it.
-    if total.failed.is_empty() {
-        Ok(())
-    } else {
-        Err(Fail::new(term::count(total.failed.len() as u64, "failure")))
-    }
+    say!("{total}"); // The last line, alone and never coloured: programs read it.
+    if total.failed.is_empty() { Ok(()) } else { Err(Fail::Told) }
 }
 
 impl Run {
@@ -169,7 +165,9 @@ fn doc_tests(run: &mut Run) -> Outcome<Tally> {
     }
     let mut reader = DocTests::default();
     let status = process::read_lines(&mut command, None, |line| {
-        say!("{line}");
+        if !DocTests::is_noise(line) {
+            say!("{line}");
+        }
         reader.note(line);
     })?;
     Ok(reader.tally().believe("cargo test --doc", status.success()))
