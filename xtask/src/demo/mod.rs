@@ -12,7 +12,7 @@ use std::process::{Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use account::{Arrival, Event, Verdict};
+use account::{Event, Verdict};
 use receiver::Receiver;
 
 use crate::process::{self, Guard, TICK};
@@ -141,9 +141,9 @@ fn send_and_check(
     folder: &Scratch,
     receiver: &mut Receiver,
 ) -> Outcome {
-    let mut webhook = Webhook::default();
-    let sent = send(options.events, dashboard, folder, receiver, &mut webhook)?;
-    receiver.read_new(&mut webhook.arrivals, &mut webhook.odd)?;
+    let sent = send(options.events, dashboard, folder, receiver)?;
+    receiver.look()?;
+    let (arrivals, odd) = receiver.read_back()?;
 
     let report = read_text(&folder.join(REPORT))?;
     let events = account::read_report(&report).map_err(Fail::new)?;
@@ -153,7 +153,7 @@ fn send_and_check(
     };
     let report = account::check_report(&events, options.events);
     let address = format!("{}/{}", receiver.capture, receiver::BIN);
-    let webhook = account::check("My App", &events, &webhook.arrivals, webhook.odd);
+    let webhook = account::check("My App", &events, &arrivals, odd);
     let places = [
         (webhook, "webhook", address.as_str()),
         (from_lines("audit", AUDIT)?, "file", AUDIT),
@@ -197,13 +197,6 @@ fn send_and_check(
     Ok(())
 }
 
-/// What arrived at the webhook, read in portions.
-#[derive(Default)]
-struct Webhook {
-    arrivals: Vec<Arrival>,
-    odd: Vec<String>,
-}
-
 /// How sending went.
 struct Sent {
     status: ExitStatus,
@@ -218,7 +211,6 @@ fn send(
     dashboard: &Path,
     folder: &Scratch,
     receiver: &mut Receiver,
-    webhook: &mut Webhook,
 ) -> Outcome<Sent> {
     let create = |name: &str| {
         let path = folder.join(name);
@@ -250,18 +242,18 @@ fn send(
         receiver.check()?;
         if Instant::now() >= next_look {
             let look = Instant::now();
-            receiver.read_new(&mut webhook.arrivals, &mut webhook.odd)?;
-            progress.set(webhook.arrivals.len() as u64);
+            receiver.look()?;
+            progress.set(receiver.seen() as u64);
             next_look = Instant::now() + LOOK_EVERY.max(look.elapsed() * LOOK_REST);
         }
         if started.elapsed() > limit {
-            receiver.read_new(&mut webhook.arrivals, &mut webhook.odd)?;
+            receiver.look()?;
             let lines = |name| read(&folder.join(name)).map_or(0, |bytes| count_lines(&bytes));
             return Err(Fail::new(format_args!(
                 "the dashboard still runs after {} s, with {events} events to send. Arrived: {} at My App, {} at \
                  audit, {} at console{}",
                 limit.as_secs(),
-                webhook.arrivals.len(),
+                receiver.seen(),
                 lines(AUDIT),
                 lines(CONSOLE),
                 last_lines(&folder.join(LOG)),

@@ -12,13 +12,14 @@ use ureq::Agent;
 use super::account::Arrival;
 use crate::process::{self, Guard, TICK};
 use crate::scratch::Scratch;
+use crate::term::Progress;
 use crate::{Fail, Outcome};
 
 /// The bin that the demo's endpoint posts to.
 pub(super) const BIN: &str = "dashboard";
-/// Captures asked for at once.
+/// Requests listed at once.
 const PAGE: usize = 500;
-/// Bound on one answer of the admin API: a page of captures of at most 64 KiB each.
+/// Bound on one answer of the admin API.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// Bound on one call of the admin API.
 const CALL_MAX: Duration = Duration::from_secs(20);
@@ -34,8 +35,15 @@ pub(super) struct Receiver {
     pub(super) admin: String,
     pub(super) token: String,
     agent: Agent,
-    /// The sequence number of the last capture that was read.
-    after: u64,
+    /// In the order of their numbers.
+    seen: Vec<Seen>,
+}
+
+/// A request as the receiver lists it.
+struct Seen {
+    seq: u64,
+    /// The event's id, or why this is no webhook.
+    id: Result<String, String>,
 }
 
 impl Receiver {
@@ -71,7 +79,7 @@ impl Receiver {
             admin: field("admin")?,
             token: field("token")?,
             agent: config.into(),
-            after: 0,
+            seen: Vec::new(),
         })
     }
 
@@ -85,44 +93,61 @@ impl Receiver {
         }
     }
 
-    /// Reads the captures that came since the last call into `arrivals`, and what is wrong with one
-    /// as a request into `odd`.
-    pub(super) fn read_new(
-        &mut self,
-        arrivals: &mut Vec<Arrival>,
-        odd: &mut Vec<String>,
-    ) -> Outcome {
+    /// How many requests the receiver has shown so far.
+    pub(super) fn seen(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Lists the requests that came since the last look.
+    pub(super) fn look(&mut self) -> Outcome {
         loop {
             process::check_interrupt()?;
-            let path = format!("requests?bin={BIN}&after={}&limit={PAGE}", self.after);
+            let after = self.seen.last().map_or(0, |seen| seen.seq);
+            let path = format!("requests?bin={BIN}&after={after}&limit={PAGE}");
             let page: Value = serde_json::from_slice(&self.call(&path)?).map_err(|error| {
                 Fail::new(format_args!("the receiver's answer to {path}: {error}"))
             })?;
             let captures = page["requests"].as_array().ok_or_else(|| {
                 Fail::new(format_args!("the receiver's answer to {path} has no list \"requests\""))
             })?;
+            if let Some(evicted) = page["evicted"].as_u64().filter(|evicted| *evicted > 0) {
+                return Err(Fail::new(format_args!(
+                    "the receiver dropped {evicted} requests to make room"
+                )));
+            }
             for capture in captures {
-                let seq =
-                    capture["seq"].as_u64().filter(|seq| *seq > self.after).ok_or_else(|| {
-                        Fail::new(format_args!(
-                            "the receiver lists a capture out of order: {}",
-                            capture["seq"]
-                        ))
-                    })?;
-                self.after = seq;
-                let body = match capture["body"].as_str() {
-                    Some(body) => body.as_bytes().to_vec(),
-                    None => self.call(&format!("requests/{seq}/body"))?,
-                };
-                match read_capture(capture) {
-                    Ok(id) => arrivals.push(Arrival { id, body }),
-                    Err(reason) => odd.push(format!("request {seq}: {reason}")),
-                }
+                let last = self.seen.last().map_or(0, |seen| seen.seq);
+                let seq = capture["seq"].as_u64().filter(|seq| *seq > last).ok_or_else(|| {
+                    Fail::new(format_args!(
+                        "the receiver lists request {} after {last}",
+                        capture["seq"]
+                    ))
+                })?;
+                self.seen.push(Seen { seq, id: read_capture(capture) });
             }
             if captures.is_empty() {
                 return Ok(());
             }
         }
+    }
+
+    /// Reads the body of every request that was seen. The second part of the answer says which
+    /// requests are not what a webhook should be.
+    pub(super) fn read_back(&self) -> Outcome<(Vec<Arrival>, Vec<String>)> {
+        let (mut arrivals, mut odd) = (Vec::new(), Vec::new());
+        let mut progress = Progress::new("read back from the receiver", self.seen.len() as u64);
+        for Seen { seq, id } in &self.seen {
+            process::check_interrupt()?;
+            match id {
+                Ok(id) => {
+                    let body = self.call(&format!("requests/{seq}/body"))?;
+                    arrivals.push(Arrival { id: id.clone(), body });
+                }
+                Err(reason) => odd.push(format!("request {seq}: {reason}")),
+            }
+            progress.set(arrivals.len() as u64);
+        }
+        Ok((arrivals, odd))
     }
 
     fn call(&self, path: &str) -> Outcome<Vec<u8>> {
@@ -167,6 +192,9 @@ fn first_line(guard: &mut Guard) -> Outcome<String> {
 
 /// The event's id, where the request is what a webhook should be.
 fn read_capture(capture: &Value) -> Result<String, String> {
+    if !capture["problem"].is_null() || capture["truncated"] == true {
+        return Err(format!("it is not whole: {}", capture["problem"]));
+    }
     if capture["method"] != "POST" {
         return Err(format!("its method is {}, not POST", capture["method"]));
     }
@@ -205,6 +233,7 @@ mod tests {
             capture("POST", json!([kind])),
             capture("POST", json!([kind, ["webhook-id", "a"], ["webhook-id", "b"]])),
             capture("POST", json!([["webhook-id", "a"]])),
+            json!({"method": "POST", "headers": good["headers"], "problem": "cut off"}),
             capture("POST", json!([["content-type", "text/plain"], ["webhook-id", "a"]])),
         ] {
             assert!(read_capture(&bad).is_err(), "{bad}");
