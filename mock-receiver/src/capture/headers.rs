@@ -1,0 +1,85 @@
+//! Header lines kept as they were sent.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+/// Header lines in the order, case and number in which they were sent.
+///
+/// Kept as the raw bytes and taken apart when looked at.
+#[derive(Clone, Default)]
+pub struct Headers {
+    head: Bytes,
+    /// Where the header lines begin: behind the request line, or 0 for trailers.
+    start: usize,
+}
+
+impl Headers {
+    /// The header lines of a whole head, which begins with its request line.
+    pub(crate) fn of_head(head: Bytes) -> Self {
+        let start = head.iter().position(|&byte| byte == b'\n').map_or(head.len(), |at| at + 1);
+        Self { head, start }
+    }
+
+    /// Header lines without anything before them.
+    pub(crate) fn of_lines(lines: Bytes) -> Self {
+        Self { head: lines, start: 0 }
+    }
+
+    pub(crate) fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// The bytes as sent, line ends and the closing empty line included.
+    pub fn raw(&self) -> &[u8] {
+        &self.head[self.start..]
+    }
+
+    /// Each line as its name, in the case in which it was sent, and its value without the
+    /// whitespace around it. Values may hold any byte from 0x80 up (RFC 9110 §5.5, `obs-text`).
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.raw().split(|&byte| byte == b'\n').filter_map(|line| {
+            let colon = line.iter().position(|&byte| byte == b':')?;
+            Some((std::str::from_utf8(&line[..colon]).ok()?, line[colon + 1..].trim_ascii()))
+        })
+    }
+
+    /// The first value of that name, in any case, where it is UTF-8.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.bytes(name).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// The bytes of the first value of that name, in any case.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        self.all(name).next()
+    }
+
+    /// The bytes of every value of that name, in any case, in the order sent.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// Names and values as text, with U+FFFD for what is not UTF-8.
+    pub fn to_pairs(&self) -> Vec<(String, String)> {
+        self.iter()
+            .map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into_owned()))
+            .collect()
+    }
+
+    /// How many lines there are.
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+}
+
+/// Names only: values may be secrets.
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter().map(|(name, _)| name)).finish()
+    }
+}

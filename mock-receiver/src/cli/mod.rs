@@ -1,0 +1,191 @@
+//! The program: its arguments, exit codes (0 done, 1 it failed, 2 wrong usage) and commands.
+
+mod client;
+mod look;
+mod serve;
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use mock_receiver::Matcher;
+
+/// Captures webhooks byte for byte, answers them, and lets you look.
+///
+/// Without a command it runs the receiver: any request to /BIN or /BIN/any/path of the capture
+/// address is kept in bin BIN and answered 200 {"received":true}; what was kept is read from the
+/// admin address. It ends on ctrl-c or SIGTERM.
+#[derive(Parser)]
+#[command(name = "mock-receiver", version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArguments,
+}
+
+#[derive(Args)]
+struct ServeArguments {
+    /// Where to capture; port 0 takes any free one
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4010", value_parser = address)]
+    listen: SocketAddr,
+    /// Where to serve the admin API; port 0 takes any free one
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4011", value_parser = address)]
+    admin: SocketAddr,
+    /// The bearer token of the admin API; made when not given
+    #[arg(long, env = "MOCK_RECEIVER_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Machine output: a line with the addresses and the token, then one line per request
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Waits until a running receiver has enough requests; exit code 1 if they do not come
+    Wait {
+        #[command(flatten)]
+        remote: Remote,
+        /// The bin
+        #[arg(long)]
+        bin: String,
+        /// How many requests
+        #[arg(long, default_value_t = 1)]
+        count: usize,
+        /// For how long: 500ms, 10s, 2m
+        #[arg(long, default_value = "10s", value_parser = duration)]
+        timeout: Duration,
+        /// Which requests count, as in the API: '{"event":"match"}'
+        #[arg(long, value_name = "JSON", value_parser = matcher)]
+        r#match: Option<Matcher>,
+    },
+    /// Lists what a running receiver has captured
+    Ls {
+        #[command(flatten)]
+        remote: Remote,
+        /// Only this bin
+        #[arg(long)]
+        bin: Option<String>,
+        /// Only these, for example: method:POST -status:2xx body:"refund"
+        #[arg(long)]
+        filter: Option<String>,
+    },
+    /// Shows one request: its head as sent, and its body
+    Show {
+        #[command(flatten)]
+        remote: Remote,
+        /// The number of the request
+        seq: u64,
+    },
+}
+
+/// A running receiver.
+#[derive(Args)]
+struct Remote {
+    /// Its admin address
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4011", value_parser = address)]
+    admin: SocketAddr,
+    /// Its token, which it printed at its start
+    #[arg(long, env = "MOCK_RECEIVER_TOKEN", hide_env_values = true)]
+    token: String,
+    /// Machine output: one JSON document per line
+    #[arg(long)]
+    json: bool,
+}
+
+/// The whole program.
+pub(crate) fn run() -> ExitCode {
+    let arguments = Arguments::parse(); // Wrong usage ends here, with code 2.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("no runtime to be had: {error}")),
+    };
+    let done = runtime.block_on(async {
+        match arguments.command {
+            None => serve::serve(arguments.serve).await,
+            Some(Command::Wait { remote, bin, count, timeout, r#match }) => {
+                look::wait(&remote, &bin, count, timeout, r#match.as_ref()).await
+            }
+            Some(Command::Ls { remote, bin, filter }) => {
+                look::ls(&remote, bin.as_deref(), filter.as_deref()).await
+            }
+            Some(Command::Show { remote, seq }) => look::show(&remote, seq).await,
+        }
+    });
+    // A thread that is still busy writing to a reader that does not read must not keep us.
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => fail(&message),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("mock-receiver: {message}");
+    ExitCode::FAILURE
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.strip_prefix("http://").map_or(text, |rest| rest.trim_end_matches('/'));
+    bare.parse().map_err(|_| "expected IP:PORT, for example 127.0.0.1:4010".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let end = text.find(|byte: char| !byte.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let millis = match unit {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        _ => None,
+    };
+    let number = number.parse::<u64>().ok();
+    number
+        .zip(millis)
+        .and_then(|(number, millis)| number.checked_mul(millis))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "expected a number and ms, s or m, for example 10s".to_owned())
+}
+
+fn matcher(text: &str) -> Result<Matcher, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+/// Text that cannot play tricks on a terminal: control characters but line ends and tabs are
+/// written out.
+fn printable(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\n' | '\t' => safe.push(char),
+            char if char.is_control() => safe.extend(char.escape_default()),
+            char => safe.push(char),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["", "s", "10", "-1s", "1h", "1.5s", "99999999999999999999s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_terminal_is_not_played_with() {
+        assert_eq!(printable("a\u{1b}[2J\tb\n"), "a\\u{1b}[2J\tb\n");
+    }
+}

@@ -1,0 +1,442 @@
+//! The receiver: two addresses, a thread of its own, and the handle that ends it.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, atomic::AtomicUsize, mpsc},
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpListener,
+    runtime::{self, Handle},
+    sync::oneshot,
+};
+
+use crate::{
+    Answers, Capture, Error, ErrorKind, Matcher, Wait, admin, capture, net,
+    script::{Scripts, Step, steps},
+    store::{Store, Totals},
+    token,
+    wait::Wanted,
+};
+
+/// Connections at once to the capture address; the next ones wait to be accepted.
+const CAPTURE_CONNECTIONS_MAX: usize = 4096;
+/// Connections at once to the admin address.
+const ADMIN_CONNECTIONS_MAX: usize = 256;
+/// How long a wait lasts when nothing is said.
+pub(crate) const WAIT_DEFAULT: Duration = Duration::from_secs(10);
+/// How long going out of scope waits for the receiver's thread; only a closure that blocks makes
+/// it last.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is bounded, and can be set.
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_field_names)] // They are called as their settings are.
+pub(crate) struct Limits {
+    pub(crate) captures_max: usize,
+    pub(crate) bytes_max: usize,
+    pub(crate) body_bytes_max: usize,
+}
+
+/// What the tasks of a receiver share with its handle.
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) scripts: Scripts,
+    pub(crate) limits: Limits,
+    /// Bytes of bodies that are on their way in.
+    pub(crate) inflight: AtomicUsize,
+    pub(crate) token: String,
+    pub(crate) capture: SocketAddr,
+    pub(crate) admin: SocketAddr,
+}
+
+/// A running receiver.
+///
+/// It works on a thread of its own, so it goes on answering while the test's thread is busy or
+/// its clock paused. When it goes out of scope its ports are free and its connections closed by
+/// the time that `drop` returns.
+pub struct Receiver {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    stop: Option<oneshot::Sender<()>>,
+    stopped: mpsc::Receiver<()>,
+    thread: thread::ThreadId,
+}
+
+impl Receiver {
+    /// Starts a receiver on free ports of 127.0.0.1.
+    ///
+    /// # Errors
+    /// When the system has no port or no thread to give.
+    pub async fn start() -> Result<Self, Error> {
+        Self::builder().start().await
+    }
+
+    /// For a receiver with settings of its own.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Where to send for that bin: `http://127.0.0.1:PORT/bin`. Any path may follow.
+    pub fn url(&self, bin: &str) -> String {
+        format!("http://{}/{bin}", self.shared.capture)
+    }
+
+    /// The address that captures.
+    pub fn addr(&self) -> SocketAddr {
+        self.shared.capture
+    }
+
+    /// The root of the admin address: `http://127.0.0.1:PORT`.
+    pub fn admin_url(&self) -> String {
+        format!("http://{}", self.shared.admin)
+    }
+
+    /// The token for the admin address.
+    pub fn token(&self) -> &str {
+        &self.shared.token
+    }
+
+    /// The bin with that name, to say what it answers.
+    pub fn on(&self, bin: impl Into<String>) -> On<'_> {
+        On { receiver: self, bin: bin.into() }
+    }
+
+    /// What the bin has captured, oldest first, as far as it is still held.
+    pub fn requests(&self, bin: &str) -> Vec<Capture> {
+        self.shared.store.range(Some(bin), 0, usize::MAX)
+    }
+
+    /// The captures of all bins behind a sequence number, oldest first, at most `limit`: to
+    /// follow what comes in, begin with 0 and go on with the last `seq`.
+    pub fn after(&self, seq: u64, limit: usize) -> Vec<Capture> {
+        self.shared.store.range(None, seq, limit)
+    }
+
+    /// Waits until something is captured behind this sequence number.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub async fn changed(&self, seq: u64) {
+        let mut changes = self.shared.store.watch();
+        while self.shared.store.range(None, seq, 1).is_empty() {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// How many captures were dropped to make room since the start.
+    pub fn evicted(&self) -> u64 {
+        self.shared.store.totals(None).map_or(0, |Totals { evicted, .. }| evicted)
+    }
+
+    /// Forgets what the bin has captured; its answers stay.
+    pub fn clear(&self, bin: &str) {
+        self.shared.store.clear(Some(bin));
+    }
+
+    /// Waits for requests in that bin: `receiver.wait("orders").count(3).within(secs).await?`.
+    pub fn wait(&self, bin: impl Into<String>) -> Wait {
+        let (bin, matcher) = (bin.into(), Matcher::new());
+        let wanted = Wanted { bin, count: 1, within: WAIT_DEFAULT, matcher };
+        Wait { shared: self.shared.clone(), runtime: self.runtime.clone(), wanted }
+    }
+
+    /// Asserts that what each request stands for was taken over exactly once: that of the
+    /// requests with the same key exactly one was answered with 2xx. Attempts that were answered
+    /// otherwise, and requests that are not whole, may be any number. Returns the number of keys.
+    ///
+    /// # Panics
+    /// With a list of the offenders: keys taken over more than once or never, and requests for
+    /// which `key` gives `None`.
+    #[track_caller]
+    pub fn assert_exactly_once<K: Into<String>>(
+        &self,
+        bin: &str,
+        key: impl Fn(&Capture) -> Option<K>,
+    ) -> usize {
+        let mut keys: BTreeMap<String, Vec<Capture>> = BTreeMap::new();
+        let mut offences = Vec::new();
+        for capture in self.requests(bin).into_iter().filter(|capture| capture.is_whole()) {
+            match key(&capture) {
+                Some(key) => keys.entry(key.into()).or_default().push(capture),
+                None => offences.push(format!("no key: {}", *capture)),
+            }
+        }
+        for (key, attempts) in &keys {
+            let accepted =
+                |capture: &&Capture| capture.status.is_some_and(|s| (200..300).contains(&s));
+            let taken = match attempts.iter().filter(accepted).count() {
+                1 => continue,
+                0 => "never taken over".to_owned(),
+                n => format!("taken over {n} times"),
+            };
+            let list: Vec<String> =
+                attempts.iter().map(|capture| format!("\n    {}", **capture)).collect();
+            offences.push(format!("{key:?} was {taken}:{}", list.concat()));
+        }
+        assert!(
+            offences.is_empty(),
+            "bin {bin:?}: {} of {} keys not taken over exactly once\n  {}",
+            offences.len(),
+            keys.len(),
+            offences.join("\n  ")
+        );
+        keys.len()
+    }
+
+    /// [`assert_exactly_once`](Self::assert_exactly_once) with the value of a header as the key,
+    /// such as `webhook-id`.
+    ///
+    /// # Panics
+    /// As that does; a request without the header is an offender too.
+    #[track_caller]
+    pub fn assert_exactly_once_by(&self, bin: &str, header: &str) -> usize {
+        self.assert_exactly_once(bin, |capture| capture.header(header).map(str::to_owned))
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // A closure that owns its receiver lets it go on the receiver's own thread.
+        if thread::current().id() != self.thread {
+            let _ = self.stopped.recv_timeout(STOP_TIMEOUT);
+        }
+    }
+}
+
+impl std::fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Shared { capture, admin, .. } = &*self.shared;
+        let mut debug = f.debug_struct("Receiver");
+        debug.field("capture", capture).field("admin", admin).finish_non_exhaustive()
+    }
+}
+
+/// A bin of a running receiver, to say what it answers.
+#[derive(Debug)]
+pub struct On<'a> {
+    receiver: &'a Receiver,
+    bin: String,
+}
+
+impl On<'_> {
+    /// From now on the bin answers this; see [`Answers`] for what it may be.
+    ///
+    /// # Panics
+    /// Where there are 10,000 bins with answers already.
+    pub fn respond(self, answers: impl Answers) -> Self {
+        self.set(steps(answers), false)
+    }
+
+    /// Behind what was said before the bin answers this, once each; the last repeats.
+    ///
+    /// # Panics
+    /// As [`respond`](Self::respond).
+    pub fn then(self, answers: impl Answers) -> Self {
+        self.set(steps(answers), true)
+    }
+
+    fn set(self, steps: Vec<Step>, append: bool) -> Self {
+        if let Err(error) = self.receiver.shared.scripts.set(&self.bin, steps, append) {
+            panic!("{error}");
+        }
+        self
+    }
+
+    /// The bin answers 200 `{"received":true}` again.
+    pub fn reset(self) -> Self {
+        self.receiver.shared.scripts.remove(&self.bin);
+        self
+    }
+}
+
+/// Settings of a receiver that is to be started.
+pub struct Builder {
+    capture: SocketAddr,
+    admin: SocketAddr,
+    token: Option<String>,
+    threads: usize,
+    limits: Limits,
+    scripts: Vec<(String, Vec<Step>)>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let limits =
+            Limits { captures_max: 100_000, bytes_max: 256 << 20, body_bytes_max: 64 << 20 };
+        Self { capture: any, admin: any, token: None, threads: 1, limits, scripts: Vec::new() }
+    }
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { capture, admin, limits, .. } = self;
+        let mut debug = f.debug_struct("Builder");
+        debug.field("capture", capture).field("admin", admin).field("limits", limits);
+        debug.finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// Where to capture. Default 127.0.0.1 and any free port.
+    pub fn listen(mut self, addr: SocketAddr) -> Self {
+        self.capture = addr;
+        self
+    }
+
+    /// Where to serve the admin API. Default 127.0.0.1 and any free port.
+    pub fn admin(mut self, addr: SocketAddr) -> Self {
+        self.admin = addr;
+        self
+    }
+
+    /// The token for the admin API: visible ASCII. Default an unguessable one.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// What a bin answers from the start, as [`On::respond`].
+    pub fn script(mut self, bin: impl Into<String>, answers: impl Answers) -> Self {
+        self.scripts.push((bin.into(), steps(answers)));
+        self
+    }
+
+    /// How many threads serve. Default 1, which is right beside a test.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads.max(1);
+        self
+    }
+
+    /// How many captures are held; the oldest make room. Default 100,000.
+    pub fn captures_max(mut self, captures: usize) -> Self {
+        self.limits.captures_max = captures.max(1);
+        self
+    }
+
+    /// How many bytes all captures take in memory, about; the oldest make room. Default 256 MiB.
+    pub fn bytes_max(mut self, bytes: usize) -> Self {
+        self.limits.bytes_max = bytes;
+        self
+    }
+
+    /// How many bytes of one body are kept; a larger one is answered 413. Default 64 MiB.
+    pub fn body_bytes_max(mut self, bytes: usize) -> Self {
+        self.limits.body_bytes_max = bytes;
+        self
+    }
+
+    /// Starts it; when this returns, both addresses accept.
+    ///
+    /// # Errors
+    /// [`Bind`](ErrorKind::Bind) where an address cannot be had, [`Invalid`](ErrorKind::Invalid)
+    /// for a token that no header can hold.
+    ///
+    /// # Cancel safety
+    /// Dropped, nothing stays.
+    pub async fn start(self) -> Result<Receiver, Error> {
+        let token = match &self.token {
+            Some(token) => token::checked(token)?,
+            None => token::made()?,
+        };
+        let (ready, started) = oneshot::channel();
+        let (stop, stopping) = oneshot::channel();
+        let (done, stopped) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("mock-receiver".to_owned())
+            .spawn(move || {
+                run(self, token, ready, stopping);
+                drop(done); // Tells the handle that everything is closed.
+            })
+            .map_err(|error| Error::new(ErrorKind::Start, "no thread to be had").because(error))?;
+        let id = thread.thread().id();
+        let (shared, runtime) = started.await.map_err(|_| {
+            Error::new(ErrorKind::Start, "the receiver's thread ended before it was ready")
+        })??;
+        Ok(Receiver { shared, runtime, stop: Some(stop), stopped, thread: id })
+    }
+}
+
+type Started = Result<(Arc<Shared>, Handle), Error>;
+
+/// The receiver's thread: serves until the handle lets go of `stopping`'s other end.
+fn run(
+    builder: Builder,
+    token: String,
+    ready: oneshot::Sender<Started>,
+    stopping: oneshot::Receiver<()>,
+) {
+    let threads = match builder.threads {
+        1 => runtime::Builder::new_current_thread().enable_all().build(),
+        n => runtime::Builder::new_multi_thread().worker_threads(n).enable_all().build(),
+    };
+    let runtime = match threads {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = ready
+                .send(Err(Error::new(ErrorKind::Start, "no runtime to be had").because(error)));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        match serve(builder, token).await {
+            Ok(shared) => {
+                // Where nobody takes it, `stopping` is at its end already.
+                let _ = ready.send(Ok((shared, Handle::current())));
+                let _ = stopping.await;
+            }
+            Err(error) => drop(ready.send(Err(error))),
+        }
+    });
+    // The runtime ends here: every task is dropped, with its connection or listener.
+}
+
+async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
+    let (capture, capture_addr) = bind(builder.capture, "--listen").await?;
+    let (admin, admin_addr) = bind(builder.admin, "--admin").await?;
+    let shared = Arc::new(Shared {
+        store: Store::new(builder.limits.captures_max, builder.limits.bytes_max),
+        scripts: Scripts::default(),
+        limits: builder.limits,
+        inflight: AtomicUsize::new(0),
+        token,
+        capture: capture_addr,
+        admin: admin_addr,
+    });
+    for (bin, steps) in builder.scripts {
+        let set = shared.scripts.set(&bin, steps, false);
+        set.map_err(|error| Error::new(ErrorKind::Invalid, error.to_string()))?;
+    }
+    let state = shared.clone();
+    tokio::spawn(net::accept(capture, CAPTURE_CONNECTIONS_MAX, move |stream, peer, number| {
+        capture::serve(state.clone(), stream, peer, number)
+    }));
+    let state = shared.clone();
+    tokio::spawn(net::accept(admin, ADMIN_CONNECTIONS_MAX, move |stream, _, _| {
+        admin::serve(state.clone(), stream)
+    }));
+    Ok(shared)
+}
+
+async fn bind(addr: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAddr), Error> {
+    let failed = |error: io::Error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::AddrInUse => "another program has it; choose another port with",
+            io::ErrorKind::PermissionDenied => "not allowed; choose a port above 1023 with",
+            _ => "choose another address with",
+        };
+        let message = format!("cannot listen on {addr}: {remedy} {flag} (port 0: any free one)");
+        Error::new(ErrorKind::Bind, message).because(error)
+    };
+    let listener = TcpListener::bind(addr).await.map_err(failed)?;
+    let addr = listener.local_addr().map_err(failed)?;
+    Ok((listener, addr))
+}

@@ -1,0 +1,209 @@
+//! Where captures are kept: append-only under sequence numbers, bounded, indexed by bin.
+//!
+//! The lock is held for the touch of a map and never while anything is waited for; readers copy
+//! handles out and look at them outside. Who waits for captures watches a counter.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    ops::Bound,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use crate::{Capture, capture::Record};
+
+/// The most bins that may hold captures, or answers, at once.
+pub(crate) const BINS_MAX: usize = 10_000;
+/// How many captures are looked at under one hold of the lock.
+const SLICE: usize = 1_000;
+
+pub(crate) struct Store {
+    state: Mutex<State>,
+    changed: watch::Sender<u64>,
+    captures_max: usize,
+    bytes_max: usize,
+}
+
+#[derive(Default)]
+struct State {
+    captures: BTreeMap<u64, Capture>,
+    bins: HashMap<Arc<str>, Index>,
+    last_seq: u64,
+    bytes: usize,
+    evicted: u64,
+}
+
+#[derive(Default)]
+struct Index {
+    seqs: VecDeque<u64>,
+    evicted: u64,
+}
+
+/// What is held, of one bin or of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Captures held now.
+    pub(crate) held: usize,
+    /// Captures dropped to make room since the start.
+    pub(crate) evicted: u64,
+}
+
+/// There are too many bins already.
+#[derive(Debug)]
+pub(crate) struct TooManyBins;
+
+impl Store {
+    pub(crate) fn new(captures_max: usize, bytes_max: usize) -> Self {
+        let state = Mutex::default();
+        Self { state, changed: watch::Sender::new(0), captures_max, bytes_max }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shared name of a bin, made on first use.
+    pub(crate) fn bin(&self, name: &str) -> Result<Arc<str>, TooManyBins> {
+        let mut state = self.lock();
+        if let Some((name, _)) = state.bins.get_key_value(name) {
+            return Ok(name.clone());
+        }
+        if state.bins.len() >= BINS_MAX {
+            state.bins.retain(|_, index| !index.seqs.is_empty());
+            if state.bins.len() >= BINS_MAX {
+                return Err(TooManyBins);
+            }
+        }
+        let name: Arc<str> = name.into();
+        state.bins.insert(name.clone(), Index::default());
+        Ok(name)
+    }
+
+    /// Keeps a request, gives it its number and lets the oldest go where there is no room.
+    ///
+    /// The newest is kept even when it alone is larger than the bound.
+    pub(crate) fn push(&self, mut record: Record) {
+        let mut gone = Vec::new(); // Freed when the lock is not held any more.
+        let mut state = self.lock();
+        state.last_seq += 1;
+        record.seq = state.last_seq;
+        state.bytes += record.cost();
+        state.bins.entry(record.bin.clone()).or_default().seqs.push_back(record.seq);
+        state.captures.insert(record.seq, Capture::new(record));
+        while state.captures.len() > 1
+            && (state.captures.len() > self.captures_max || state.bytes > self.bytes_max)
+        {
+            gone.extend(state.evict_oldest());
+        }
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Up to `limit` captures behind `after`, oldest first.
+    pub(crate) fn range(&self, bin: Option<&str>, after: u64, limit: usize) -> Vec<Capture> {
+        let state = self.lock();
+        match bin {
+            None => {
+                let behind = (Bound::Excluded(after), Bound::Unbounded);
+                state
+                    .captures
+                    .range(behind)
+                    .take(limit)
+                    .map(|(_, capture)| capture.clone())
+                    .collect()
+            }
+            Some(bin) => state.bins.get(bin).map_or_else(Vec::new, |index| {
+                let first = index.seqs.partition_point(|&seq| seq <= after);
+                let seqs = index.seqs.range(first..).take(limit);
+                seqs.filter_map(|seq| state.captures.get(seq).cloned()).collect()
+            }),
+        }
+    }
+
+    /// Calls `look` with the captures behind `after`, oldest first, until it returns false; the
+    /// lock is not held while it looks.
+    pub(crate) fn each(
+        &self,
+        bin: Option<&str>,
+        after: u64,
+        mut look: impl FnMut(Capture) -> bool,
+    ) {
+        let mut cursor = after;
+        loop {
+            let slice = self.range(bin, cursor, SLICE);
+            let Some(last) = slice.last() else { return };
+            cursor = last.seq;
+            if !slice.into_iter().all(&mut look) {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn one(&self, seq: u64) -> Option<Capture> {
+        self.lock().captures.get(&seq).cloned()
+    }
+
+    /// Forgets the captures of a bin, or all; returns how many.
+    pub(crate) fn clear(&self, bin: Option<&str>) -> usize {
+        let mut gone = Vec::new();
+        let mut state = self.lock();
+        let seqs: Vec<u64> = match bin {
+            None => state.captures.keys().copied().collect(),
+            Some(bin) => state
+                .bins
+                .get(bin)
+                .map_or_else(Vec::new, |index| index.seqs.iter().copied().collect()),
+        };
+        for seq in &seqs {
+            if let Some(capture) = state.captures.remove(seq) {
+                state.bytes -= capture.cost();
+                gone.push(capture);
+            }
+        }
+        for (name, index) in &mut state.bins {
+            if bin.is_none_or(|bin| **name == *bin) {
+                index.seqs.clear();
+            }
+        }
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
+        gone.len()
+    }
+
+    /// What is held; `None` for a bin that was never used.
+    pub(crate) fn totals(&self, bin: Option<&str>) -> Option<Totals> {
+        let state = self.lock();
+        match bin {
+            None => Some(Totals { held: state.captures.len(), evicted: state.evicted }),
+            Some(bin) => state
+                .bins
+                .get(bin)
+                .map(|index| Totals { held: index.seqs.len(), evicted: index.evicted }),
+        }
+    }
+
+    /// Wakes with every capture that is kept from now on.
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+impl State {
+    fn evict_oldest(&mut self) -> Option<Capture> {
+        let (_, capture) = self.captures.pop_first()?;
+        self.bytes -= capture.cost();
+        self.evicted += 1;
+        if let Some(index) = self.bins.get_mut(&capture.bin) {
+            index.seqs.pop_front();
+            index.evicted += 1;
+        }
+        Some(capture)
+    }
+}
+
+impl std::fmt::Display for TooManyBins {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "there are {BINS_MAX} bins already; delete some (DELETE /api/v1/bins/BIN)")
+    }
+}

@@ -1,0 +1,100 @@
+//! Captures as JSON documents, for the API and for the program's output.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::{Serialize, Serializer};
+
+use crate::{
+    Capture,
+    capture::{Headers, Record},
+};
+
+/// A capture in a list: everything but the body.
+#[derive(Serialize)]
+pub(crate) struct Summary<'a> {
+    seq: u64,
+    bin: &'a str,
+    received_at: String,
+    method: &'a str,
+    path: &'a str,
+    query: Option<&'a str>,
+    version: &'a str,
+    peer: String,
+    connection: u64,
+    request: u64,
+    /// `null` where the connection was left hanging or reset.
+    status: Option<u16>,
+    event: Option<String>,
+    headers: Vec<(String, String)>,
+    body_bytes: u64,
+    /// Why it is not whole, or `null`.
+    problem: Option<&'static str>,
+    /// Whether `body_bytes` counts more than what is kept.
+    truncated: bool,
+    duration_ms: f64,
+}
+
+impl<'a> Summary<'a> {
+    pub(crate) fn of(record: &'a Record) -> Self {
+        Self {
+            seq: record.seq,
+            bin: &record.bin,
+            received_at: format!("{:.3}", record.at),
+            method: &record.method,
+            path: &record.path,
+            query: record.query.as_deref(),
+            version: record.version,
+            peer: record.peer.to_string(),
+            connection: record.connection,
+            request: record.request,
+            status: record.status,
+            event: record.event().map(Into::into),
+            headers: record.headers.to_pairs(),
+            body_bytes: record.body_bytes,
+            problem: record.problem.map(crate::Problem::as_str),
+            truncated: record.body_bytes > record.body.len() as u64,
+            duration_ms: record.duration.as_micros() as f64 / 1000.0,
+        }
+    }
+}
+
+/// One capture with everything.
+#[derive(Serialize)]
+struct Detail<'a> {
+    #[serde(flatten)]
+    summary: Summary<'a>,
+    trailers: Vec<(String, String)>,
+    /// Request line and header lines, exactly as sent.
+    head_base64: String,
+    /// The body where it is UTF-8.
+    body: Option<&'a str>,
+    /// The body where it is not.
+    body_base64: Option<String>,
+}
+
+impl<'a> Detail<'a> {
+    fn of(record: &'a Record) -> Self {
+        let body = record.text();
+        Self {
+            summary: Summary::of(record),
+            trailers: Headers::to_pairs(&record.trailers),
+            head_base64: STANDARD.encode(record.head()),
+            body,
+            body_base64: body.is_none().then(|| STANDARD.encode(&record.body)),
+        }
+    }
+}
+
+/// The document of `GET /api/v1/requests/{seq}`: everything, the body as text where it is UTF-8
+/// and in base64 where it is not.
+impl Serialize for Record {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Detail::of(self).serialize(serializer)
+    }
+}
+
+/// As the [`Record`].
+impl Serialize for Capture {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Detail::of(self).serialize(serializer)
+    }
+}
