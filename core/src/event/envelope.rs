@@ -224,12 +224,13 @@ impl NewEvent {
         &self.kind
     }
 
-    /// Checks the remaining rules and fills in what the publisher left open.
-    pub(crate) fn seal(
-        self,
-        clock: &dyn Clock,
-        payload_bytes_max: usize,
-    ) -> Result<Envelope, Error> {
+    /// Checks the remaining rules and fills in what the publisher left open, as the bus does when
+    /// it accepts an event. For programs and tests that call a sink without a bus.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`] for a payload of more than `payload_bytes_max` bytes,
+    /// [`ErrorKind::Invalid`] for a key or attributes that break their rules.
+    pub fn seal(self, clock: &dyn Clock, payload_bytes_max: usize) -> Result<Envelope, Error> {
         let refuse = |what: String| {
             Err(Error::new(
                 ErrorKind::Invalid,
