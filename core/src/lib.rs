@@ -8,6 +8,7 @@ mod error;
 pub mod event;
 pub mod retry;
 pub mod route;
+pub mod sign;
 pub mod sink;
 mod time;
 
