@@ -11,6 +11,7 @@ pub mod event;
 mod lane;
 pub mod retry;
 pub mod route;
+pub mod sign;
 pub mod sink;
 pub mod store;
 #[cfg(feature = "test-util")]

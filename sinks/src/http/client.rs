@@ -1,0 +1,419 @@
+//! A client for one URL: guarded, pooled, bounded.
+
+use std::error::Error as _;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, Request};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use postrider::config::NetworkPolicy;
+use postrider::delivery::{Cause, Nack};
+
+use super::answer::Answer;
+use super::connect::{self, Deadline};
+use super::pool::{Body, Connection, Pool};
+use super::resolve::{Resolve, SystemResolver};
+use super::target::{Forbidden, InvalidUrl, Target};
+use super::tls::Tls;
+
+/// Longest time for looking up, connecting and TLS together, unless said otherwise.
+pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+/// How much of an answer's body is read, unless said otherwise, in bytes.
+pub const RESPONSE_BYTES_MAX_DEFAULT: usize = 64 << 10;
+/// Most idle connections that are kept, unless said otherwise.
+pub const CONNECTIONS_IDLE_MAX_DEFAULT: usize = 64;
+
+/// How a [`Client`] behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    network: NetworkPolicy,
+    connect_timeout: Duration,
+    response_bytes_max: usize,
+    connections_idle_max: usize,
+    resolver: Option<Arc<dyn Resolve>>,
+    tls: Option<Tls>,
+}
+
+impl Options {
+    /// The defaults, under `network`: a sink's factory finds it in its
+    /// [`CheckContext`](postrider::sink::CheckContext).
+    pub fn new(network: NetworkPolicy) -> Self {
+        Self {
+            network,
+            connect_timeout: CONNECT_TIMEOUT_DEFAULT,
+            response_bytes_max: RESPONSE_BYTES_MAX_DEFAULT,
+            connections_idle_max: CONNECTIONS_IDLE_MAX_DEFAULT,
+            resolver: None,
+            tls: None,
+        }
+    }
+
+    /// Longest time for looking up, connecting and TLS together. Default 5 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// How much of an answer's body is read, in bytes; a longer one is cut there and its connection
+    /// closed. Default 64 KiB.
+    #[must_use]
+    pub fn response_bytes_max(mut self, bytes: usize) -> Self {
+        self.response_bytes_max = bytes;
+        self
+    }
+
+    /// Most idle connections that are kept, each for at most 30 s; 0 opens one for each request.
+    /// Default 64. How many are open at once is decided by who calls (an endpoint's `concurrency`).
+    #[must_use]
+    pub fn connections_idle_max(mut self, connections: usize) -> Self {
+        self.connections_idle_max = connections;
+        self
+    }
+
+    /// Looks names up with `resolver` instead of the operating system. Its answers are judged by
+    /// the network policy like any.
+    #[must_use]
+    pub fn resolver(mut self, resolver: Arc<dyn Resolve>) -> Self {
+        self.resolver = Some(resolver);
+        self
+    }
+
+    /// Whom to trust for `https`. Default: [`Tls::platform`].
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+}
+
+/// Why a [`Client`] could not be made. Holds neither credentials nor the query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// Not an `http` or `https` URL.
+    Url(InvalidUrl),
+    /// The network policy forbids the host, whatever DNS says.
+    Forbidden(Forbidden),
+    /// TLS cannot be set up on this machine.
+    Tls(String),
+}
+
+impl std::fmt::Display for ClientError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Url(error) => error.fmt(f),
+            Self::Forbidden(error) => error.fmt(f),
+            Self::Tls(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+/// Sends requests to one URL.
+///
+/// Made for sinks that speak HTTP, ours and others': it connects only where the network policy
+/// allows, checks the very address it connects to, follows no redirect, heeds no proxy of the
+/// environment, bounds time and bytes, and reports failures as a [`Nack`] whose message names the
+/// step and holds no secret. Connections are kept and used again; each client has its own, so that
+/// endpoints cannot harm each other.
+///
+/// ```no_run
+/// # async fn example(network: &postrider::config::NetworkPolicy) -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+///
+/// use http::{HeaderMap, HeaderValue, Method, header::CONTENT_TYPE};
+/// use postrider_sinks::http::{Client, Options};
+///
+/// let client = Client::new("https://hooks.example.com/T0/B0", Options::new(network.clone()))?;
+/// let mut headers = HeaderMap::new();
+/// headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+/// let body = r#"{"text":"hello"}"#.into();
+/// match client.send(Method::POST, &headers, body, Duration::from_secs(10)).await {
+///     Ok(answer) => println!("{} {:?}", answer.status, answer.body),
+///     Err(nack) => println!("failed: {}", nack.message()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Client {
+    target: Target,
+    network: NetworkPolicy,
+    connect_timeout: Duration,
+    response_bytes_max: usize,
+    resolver: Arc<dyn Resolve>,
+    tls: Option<Tls>,
+    pool: Arc<Pool>,
+}
+
+/// How an exchange on a connection failed.
+enum Failed {
+    /// The connection was gone before a byte of an answer.
+    Unanswered(Nack),
+    Final(Nack),
+}
+
+impl Client {
+    /// A client for `url`. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// A URL that is wrong or forbidden; TLS that cannot be set up.
+    pub fn new(url: &str, options: Options) -> Result<Self, ClientError> {
+        let target = Target::parse(url).map_err(ClientError::Url)?;
+        Self::of(target, options)
+    }
+
+    pub(super) fn of(target: Target, options: Options) -> Result<Self, ClientError> {
+        target.permit(&options.network).map_err(ClientError::Forbidden)?;
+        let tls = match (target.tls, options.tls) {
+            (false, _) => None,
+            (true, Some(tls)) => Some(tls),
+            (true, None) => Some(Tls::platform().map_err(ClientError::Tls)?),
+        };
+        Ok(Self {
+            target,
+            network: options.network,
+            connect_timeout: options.connect_timeout,
+            response_bytes_max: options.response_bytes_max,
+            resolver: options.resolver.unwrap_or_else(|| Arc::new(SystemResolver::default())),
+            tls,
+            pool: Pool::new(options.connections_idle_max),
+        })
+    }
+
+    /// Sends one request and reads the answer, all within `timeout`.
+    ///
+    /// `host`, `content-length` and, from the URL's user and password, `authorization` are added
+    /// where `headers` lack them.
+    ///
+    /// A kept connection that the receiver closes before the first byte of an answer is not the
+    /// receiver's failure: the request is then sent again, once, on a new connection.
+    ///
+    /// # Errors
+    /// What happened, where no answer came: any answer with a whole head is `Ok`, but for a success
+    /// whose body broke off.
+    ///
+    /// # Cancel safety
+    /// Safe for the client: the connection is closed. The receiver may have read the request.
+    pub async fn send(
+        &self,
+        method: Method,
+        headers: &HeaderMap,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Answer, Nack> {
+        let head = || {
+            let mut head = self.target.head();
+            head.extend(headers.clone());
+            head
+        };
+        self.exchange(&method, &head, body, Deadline::after(timeout, timeout)).await
+    }
+
+    /// As [`send`](Self::send), for headers that are complete; `head` is called once per try.
+    pub(super) async fn exchange(
+        &self,
+        method: &Method,
+        head: &(dyn Fn() -> HeaderMap + Sync),
+        body: Bytes,
+        deadline: Deadline,
+    ) -> Result<Answer, Nack> {
+        let request = || {
+            let mut request = Request::new(Body::new(body.clone()));
+            *request.method_mut() = method.clone();
+            *request.uri_mut() = self.target.uri.clone();
+            *request.headers_mut() = head();
+            request
+        };
+        if let Some(connection) = self.pool.take().await {
+            match self.exchange_on(connection, request(), deadline).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failed::Final(nack)) => return Err(nack),
+                Err(Failed::Unanswered(_)) => {
+                    tracing::debug!("a kept connection was closed; sending again on a new one");
+                }
+            }
+        }
+        let connection = self.connect(deadline).await?;
+        match self.exchange_on(connection, request(), deadline).await {
+            Ok(answer) => Ok(answer),
+            Err(Failed::Final(nack) | Failed::Unanswered(nack)) => Err(nack),
+        }
+    }
+
+    /// Connects, speaks TLS where the URL says so, and closes the connection again.
+    ///
+    /// # Errors
+    /// What a request would meet up to the point where it is sent.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn probe(&self) -> Result<(), Nack> {
+        self.connect(Deadline::after(self.connect_timeout, self.connect_timeout)).await.map(drop)
+    }
+
+    /// Closes the idle connections; those in use are closed when they come back.
+    pub fn close(&self) {
+        self.pool.close();
+    }
+
+    /// The URL without credentials and query.
+    pub fn shown(&self) -> String {
+        self.target.to_string()
+    }
+
+    async fn connect(&self, deadline: Deadline) -> Result<Connection, Nack> {
+        let limit = self.connect_timeout;
+        let deadline = deadline.min(Deadline::after(limit, limit));
+        let (peer, wire) = connect::open(
+            &self.target,
+            &self.network,
+            &*self.resolver,
+            self.tls.as_ref(),
+            deadline,
+        )
+        .await?;
+        let mark = wire.mark.clone();
+        let (sender, io) = connect::handshake(wire)
+            .await
+            .map_err(|error| failure(&error, peer, Waiting::Answer))?;
+        Ok(self.pool.adopt(sender, io, peer, mark))
+    }
+
+    async fn exchange_on(
+        &self,
+        mut connection: Connection,
+        request: Request<Body>,
+        deadline: Deadline,
+    ) -> Result<Answer, Failed> {
+        let peer = connection.peer;
+        connection.mark.clear();
+        let sending = connection.sender.try_send_request(request);
+        let doing = || format!("waiting for the answer of {peer}");
+        let response = deadline.step(doing, sending).await.map_err(Failed::Final)?;
+        let (head, body) = match response {
+            Ok(response) => response.into_parts(),
+            Err(mut error) => {
+                // Not even begun to be written, or written and not answered with a single byte.
+                let untouched = error.take_message().is_some() || !connection.mark.is_set();
+                let nack = failure(error.error(), peer, Waiting::Answer);
+                return Err(if untouched && connection.used && nack.cause() == Cause::Closed {
+                    Failed::Unanswered(nack)
+                } else {
+                    Failed::Final(nack)
+                });
+            }
+        };
+        let status = head.status;
+        let answer = |text: Text, complete| Answer {
+            status,
+            headers: head.headers,
+            body: text.into_bytes(),
+            complete,
+            peer,
+        };
+        let doing = || format!("reading the answer of {peer}");
+        let mut text = Text::default();
+        let read = deadline.step(doing, text.fill(body, self.response_bytes_max)).await;
+        let broken = match read {
+            Ok(Ok(complete)) => {
+                if complete {
+                    self.pool.put(connection);
+                }
+                return Ok(answer(text, complete));
+            }
+            Ok(Err(error)) => failure(&error, peer, Waiting::Body),
+            Err(timed_out) => timed_out,
+        };
+        if status.is_success() {
+            // It may not have been taken over whole.
+            Err(Failed::Final(broken.status(status.as_u16())))
+        } else {
+            // A failure stays one however much of its text arrives.
+            Ok(answer(text, false))
+        }
+    }
+}
+
+/// The body of an answer as far as it has come. Nearly every one is a single piece, which is handed
+/// on as it is.
+#[derive(Default)]
+struct Text {
+    first: Bytes,
+    more: BytesMut,
+}
+
+impl Text {
+    /// Reads until the end or `bytes_max`, and tells whether it was the end. What has been read
+    /// stays, also where this fails or is dropped.
+    async fn fill(&mut self, mut body: Incoming, bytes_max: usize) -> hyper::Result<bool> {
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame?.into_data() else { continue };
+            let left = bytes_max - self.first.len() - self.more.len();
+            if data.len() > left {
+                self.more.extend_from_slice(&data[..left]);
+                return Ok(false);
+            }
+            if self.first.is_empty() {
+                self.first = data;
+            } else {
+                self.more.extend_from_slice(&data);
+            }
+        }
+        Ok(true)
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.more.is_empty() {
+            self.first
+        } else {
+            [self.first, self.more.freeze()].concat().into()
+        }
+    }
+}
+
+/// What was awaited when a connection failed.
+#[derive(Clone, Copy)]
+enum Waiting {
+    Answer,
+    Body,
+}
+
+/// Maps hyper's failures.
+fn failure(error: &hyper::Error, peer: std::net::SocketAddr, waiting: Waiting) -> Nack {
+    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let closed = error.is_incomplete_message()
+        || error.is_canceled()
+        || error.is_closed()
+        || io.is_some_and(|io| {
+            use io::ErrorKind::{
+                BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
+            };
+            matches!(
+                io.kind(),
+                BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof
+            )
+        });
+    if closed {
+        let how = match io.map(io::Error::kind) {
+            Some(io::ErrorKind::ConnectionReset) => "was reset by",
+            _ => "was closed by",
+        };
+        let when = match waiting {
+            Waiting::Answer => "before the head of the answer was complete",
+            Waiting::Body => "before the body of the answer was complete",
+        };
+        return Nack::retry(Cause::Closed, format!("the connection {how} {peer} {when}"));
+    }
+    if let Some(tls) = io.and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>()) {
+        return Nack::retry(Cause::Tls, format!("TLS with {peer} failed: {tls}"));
+    }
+    // Bytes of the answer never get into these texts.
+    let what = io.map_or_else(|| error.to_string(), ToString::to_string);
+    Nack::retry(Cause::Protocol, format!("the answer of {peer} is not valid HTTP: {what}"))
+}

@@ -1,0 +1,318 @@
+//! What an endpoint of this kind may be told, and what is wrong with it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use postrider::config::{ByteSize, HumanDuration, Secret};
+use postrider::endpoint::TIMEOUT_MAX;
+use postrider::sign::Key;
+use postrider::sink::{CheckContext, Problem};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::client::{
+    CONNECT_TIMEOUT_DEFAULT, CONNECTIONS_IDLE_MAX_DEFAULT, Options, RESPONSE_BYTES_MAX_DEFAULT,
+};
+use super::request::{Format, Template};
+use super::target::Target;
+
+/// Most headers of its own that an endpoint may have.
+pub const HEADERS_MAX: usize = 64;
+/// Names and values of an endpoint's own headers together, in bytes.
+pub const HEADERS_BYTES_MAX: usize = 16 << 10;
+/// Most signing secrets of one endpoint.
+pub const SECRETS_MAX: usize = 10;
+/// Longest `CloudEvents` source, in bytes.
+pub const SOURCE_BYTES_MAX: usize = 2 << 10;
+/// Largest `response_bytes_max` that may be asked for, in bytes.
+pub const RESPONSE_BYTES_MAX_MAX: usize = 16 << 20;
+/// Largest `connections_idle_max` that may be asked for.
+pub const CONNECTIONS_IDLE_MAX_MAX: u32 = 4096;
+
+/// The keys of an HTTP endpoint beside the common ones. `Debug` shows no secret.
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpSettings {
+    /// Where to POST: an http or https URL of at most 8 KiB. User and password in it are sent as
+    /// Basic authorization.
+    #[schemars(extend("format" = "uri", "examples" = ["https://api.example.com/webhook"]))]
+    pub url: String,
+    /// Headers of the endpoint's own: at most 64, 16 KiB together. May replace user-agent and
+    /// content-type; not those that belong to the connection or that Postrider sets itself.
+    #[serde(default)]
+    pub headers: BTreeMap<String, Secret>,
+    /// Signing secrets of Standard Webhooks, `whsec_…` or (ed25519) `whsk_…`; at most 10. With
+    /// several, each request carries a signature of every one, so that they can be rotated.
+    #[serde(default)]
+    pub secrets: Vec<Secret>,
+    /// How an event is written into the request.
+    #[serde(default)]
+    pub format: Format,
+    /// The source that CloudEvents carry: a URI reference of at most 2 KiB. Used by the formats
+    /// "cloudevents" and "cloudevents-binary".
+    #[serde(default = "source_default")]
+    pub source: String,
+    /// Longest time for looking up, connecting and TLS together, above 0 and at most 15m. The
+    /// endpoint's timeout holds for the whole attempt.
+    #[serde(default = "connect_timeout_default")]
+    pub connect_timeout: HumanDuration,
+    /// How much of an answer is read, 0 to 16 MiB; a longer one is cut there and its connection
+    /// closed. The first 4 KiB are kept with the attempt.
+    #[serde(default = "response_bytes_max_default")]
+    pub response_bytes_max: ByteSize,
+    /// Most idle connections that are kept, 0 to 4096, each for 30 seconds; raise it along with
+    /// concurrency.
+    #[serde(default = "connections_idle_max_default")]
+    pub connections_idle_max: u32,
+}
+
+fn source_default() -> String {
+    "postrider".to_owned()
+}
+
+fn connect_timeout_default() -> HumanDuration {
+    HumanDuration(CONNECT_TIMEOUT_DEFAULT)
+}
+
+fn response_bytes_max_default() -> ByteSize {
+    ByteSize(RESPONSE_BYTES_MAX_DEFAULT as u64)
+}
+
+fn connections_idle_max_default() -> u32 {
+    CONNECTIONS_IDLE_MAX_DEFAULT as u32
+}
+
+impl fmt::Debug for HttpSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpSettings")
+            .field("url", &self.shown())
+            .field("headers", &self.headers)
+            .field("secrets", &self.secrets)
+            .field("format", &self.format)
+            .field("source", &self.source)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("response_bytes_max", &self.response_bytes_max)
+            .field("connections_idle_max", &self.connections_idle_max)
+            .finish()
+    }
+}
+
+impl HttpSettings {
+    /// The defaults for `url`.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            headers: BTreeMap::new(),
+            secrets: Vec::new(),
+            format: Format::default(),
+            source: source_default(),
+            connect_timeout: connect_timeout_default(),
+            response_bytes_max: response_bytes_max_default(),
+            connections_idle_max: connections_idle_max_default(),
+        }
+    }
+
+    /// The URL without credentials and query.
+    pub(super) fn shown(&self) -> String {
+        // What does not parse may hold anything.
+        Target::parse(&self.url).map_or_else(|_| "invalid URL".to_owned(), |url| url.to_string())
+    }
+
+    /// Checks everything at once; what is returned can be built.
+    pub(super) fn checked(&self, context: &CheckContext<'_>) -> Result<Checked, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let target = match Target::parse(&self.url) {
+            Ok(target) => {
+                if let Err(forbidden) = target.permit(context.network) {
+                    let problem = Problem::new("url", forbidden.to_string());
+                    problems.push(problem.remedy(forbidden.remedy()));
+                }
+                Some(target)
+            }
+            Err(error) => {
+                problems.push(Problem::new("url", error.to_string()));
+                None
+            }
+        };
+        let with_credentials = target.as_ref().is_some_and(|target| target.authorization.is_some());
+        let headers = self.checked_headers(with_credentials, &mut problems);
+        let keys = self.checked_keys(&mut problems);
+        self.check_bounds(&mut problems);
+        match target {
+            Some(target) if problems.is_empty() => Ok(Checked {
+                template: Template::new(target.head(), self.format, &self.source, keys, headers),
+                target,
+                options: Options::new(context.network.clone())
+                    .connect_timeout(self.connect_timeout.0)
+                    .response_bytes_max(self.response_bytes_max.0 as usize)
+                    .connections_idle_max(self.connections_idle_max as usize),
+            }),
+            _ => Err(problems),
+        }
+    }
+
+    fn checked_headers(&self, with_credentials: bool, problems: &mut Vec<Problem>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if self.headers.len() > HEADERS_MAX {
+            let found = self.headers.len();
+            problems.push(Problem::new(
+                "headers",
+                format!("expected at most {HEADERS_MAX} headers, found {found}"),
+            ));
+            return headers;
+        }
+        let bytes: usize =
+            self.headers.iter().map(|(name, value)| name.len() + value.expose().len()).sum();
+        if bytes > HEADERS_BYTES_MAX {
+            problems.push(Problem::new(
+                "headers",
+                format!("expected at most {HEADERS_BYTES_MAX} bytes together, found {bytes}"),
+            ));
+            return headers;
+        }
+        for (name, text) in &self.headers {
+            let mut refuse = |problem: Problem| problems.push(problem);
+            let key = format!("headers.{name}");
+            let Ok(header) = HeaderName::try_from(name) else {
+                refuse(
+                    Problem::new(key, "not a header name")
+                        .remedy("use letters, digits and hyphens only"),
+                );
+                continue;
+            };
+            if let Some((message, remedy)) = self.reserved(header.as_str()) {
+                refuse(Problem::new(key, message).remedy(remedy));
+                continue;
+            }
+            if header == AUTHORIZATION && with_credentials {
+                refuse(
+                    Problem::new(key, "the url's user and password already make this header")
+                        .remedy("take one of the two out"),
+                );
+                continue;
+            }
+            // Visible ASCII, space and tab: what receivers agree on (RFC 9110 §5.5).
+            let mut value = match HeaderValue::from_str(text.expose()) {
+                Ok(value) if value.to_str().is_ok() => value,
+                _ => {
+                    refuse(
+                        Problem::new(key, "its value has a character that no header may hold")
+                            .remedy("use visible ASCII and spaces only; look for a line break"),
+                    );
+                    continue;
+                }
+            };
+            value.set_sensitive(header != CONTENT_TYPE);
+            if headers.insert(header, value).is_some() {
+                let message = "given twice: header names do not differ by case";
+                refuse(Problem::new(key, message).remedy("take one of the two out"));
+            }
+        }
+        headers
+    }
+
+    /// Why an endpoint may not set the header of this lower-case name, and what to do instead.
+    fn reserved(&self, name: &str) -> Option<(&'static str, &'static str)> {
+        match name {
+            "host" => Some(("taken from the url", "change the url")),
+            "content-length" => Some(("follows from the event", "take it out")),
+            // RFC 9110 §7.6.1, and what negotiates about the connection or the upload.
+            "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "expect"
+            | "proxy-authorization"
+            | "proxy-authenticate" => Some(("belongs to the connection", "take it out")),
+            _ if name.starts_with("webhook-") => {
+                Some(("set by Postrider", "take it out; to sign requests give secrets"))
+            }
+            "content-type" if self.format == Format::CloudEvents => Some((
+                "the format \"cloudevents\" is recognised by its own content-type",
+                "take it out, or choose another format",
+            )),
+            _ if name.starts_with("ce-") && self.format == Format::CloudEventsBinary => {
+                Some(("set by the format \"cloudevents-binary\"", "take it out; see source"))
+            }
+            _ => None,
+        }
+    }
+
+    fn checked_keys(&self, problems: &mut Vec<Problem>) -> Vec<Key> {
+        if self.secrets.len() > SECRETS_MAX {
+            let found = self.secrets.len();
+            problems.push(Problem::new(
+                "secrets",
+                format!("expected at most {SECRETS_MAX} secrets, found {found}"),
+            ));
+            return Vec::new();
+        }
+        let mut keys = Vec::with_capacity(self.secrets.len());
+        for (index, secret) in self.secrets.iter().enumerate() {
+            let key = format!("secrets.{index}");
+            match secret.expose().parse::<Key>() {
+                Ok(parsed) if parsed.can_sign() => keys.push(parsed),
+                Ok(_) => problems.push(
+                    Problem::new(key, "a public key (\"whpk_\") cannot sign")
+                        .remedy("give the \"whsk_\" key that it belongs to"),
+                ),
+                Err(error) => problems.push(Problem::new(key, error.to_string())),
+            }
+        }
+        keys
+    }
+
+    fn check_bounds(&self, problems: &mut Vec<Problem>) {
+        let connect_timeout = self.connect_timeout.0;
+        if connect_timeout == Duration::ZERO || connect_timeout > TIMEOUT_MAX {
+            let message = format!(
+                "expected more than 0s and at most {}, found {}",
+                HumanDuration(TIMEOUT_MAX),
+                self.connect_timeout
+            );
+            problems.push(Problem::new("connect_timeout", message));
+        }
+        if self.response_bytes_max.0 > RESPONSE_BYTES_MAX_MAX as u64 {
+            let message = format!(
+                "expected at most {}, found {}",
+                ByteSize(RESPONSE_BYTES_MAX_MAX as u64),
+                self.response_bytes_max
+            );
+            problems.push(Problem::new("response_bytes_max", message));
+        }
+        if self.connections_idle_max > CONNECTIONS_IDLE_MAX_MAX {
+            let message = format!(
+                "expected at most {CONNECTIONS_IDLE_MAX_MAX}, found {}",
+                self.connections_idle_max
+            );
+            problems.push(Problem::new("connections_idle_max", message));
+        }
+        // CloudEvents 1.0 §3.1: a non-empty URI-reference; what else it may hold is RFC 3986's.
+        let source = &self.source;
+        if source.is_empty()
+            || source.len() > SOURCE_BYTES_MAX
+            || !source
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && !br#""<>\^`{|}"#.contains(&byte))
+        {
+            let message = format!(
+                "expected a URI reference of 1 to {SOURCE_BYTES_MAX} bytes without spaces, such as \
+                 \"/my-app\" or \"https://example.com\""
+            );
+            problems.push(Problem::new("source", message));
+        }
+    }
+}
+
+/// Settings without a problem.
+pub(super) struct Checked {
+    pub(super) target: Target,
+    pub(super) options: Options,
+    pub(super) template: Template,
+}

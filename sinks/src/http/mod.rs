@@ -1,0 +1,155 @@
+//! Webhooks: each event is one POST.
+//!
+//! The request is Postrider's wire form (see [`Format`]) with `webhook-id`, `webhook-timestamp`
+//! and, where secrets are set, `webhook-signature` by the Standard Webhooks specification. What the
+//! answer means is in [`Answer::outcome`]; nothing here retries, waits or remembers, but for one
+//! second try where a kept connection turns out to be closed (see [`Client::send`]).
+//!
+//! Bounds: the endpoint's `timeout` covers everything, `connect_timeout` what comes before the
+//! request; an answer's head has at most 128 fields and 64 KiB, its body is read up to
+//! `response_bytes_max`; a connection is kept for 30 s unused and 5 min in all.
+
+mod answer;
+mod client;
+mod config;
+mod connect;
+pub mod guard;
+mod pool;
+mod request;
+mod resolve;
+mod target;
+mod tls;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::Method;
+use postrider::delivery::{Nack, Outcome};
+use postrider::sink::{Attempt, CheckContext, Problem, Sink, SinkFactory};
+use postrider::{Error, ErrorKind};
+
+pub use answer::{Answer, retry_after};
+pub use client::{
+    CONNECT_TIMEOUT_DEFAULT, CONNECTIONS_IDLE_MAX_DEFAULT, Client, ClientError, Options,
+    RESPONSE_BYTES_MAX_DEFAULT,
+};
+pub use config::{
+    CONNECTIONS_IDLE_MAX_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, HttpSettings, RESPONSE_BYTES_MAX_MAX,
+    SECRETS_MAX, SOURCE_BYTES_MAX,
+};
+pub use pool::{AGE_MAX, IDLE_MAX};
+pub use request::Format;
+pub use resolve::{Resolve, SystemResolver};
+pub use target::{Forbidden, InvalidUrl, URL_BYTES_MAX};
+pub use tls::Tls;
+
+use connect::Deadline;
+use request::Template;
+
+/// Makes [`HttpSink`]s: `sink = "http"`, the default kind of endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HttpFactory;
+
+impl SinkFactory for HttpFactory {
+    type Settings = HttpSettings;
+
+    fn name(&self) -> &'static str {
+        "http"
+    }
+
+    fn check(&self, settings: &HttpSettings, context: &CheckContext<'_>) -> Vec<Problem> {
+        settings.checked(context).err().unwrap_or_default()
+    }
+
+    fn target(&self, settings: &HttpSettings) -> String {
+        settings.shown()
+    }
+
+    fn build(
+        &self,
+        settings: &HttpSettings,
+        context: &CheckContext<'_>,
+    ) -> Result<Arc<dyn Sink>, Error> {
+        Ok(Arc::new(HttpSink::new(settings, context)?))
+    }
+}
+
+/// Posts events to one URL.
+pub struct HttpSink {
+    client: Client,
+    template: Template,
+}
+
+impl HttpSink {
+    /// A sink by `settings`; connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Sink`] with the first problem that [`HttpFactory::check`] finds, or where TLS
+    /// cannot be set up.
+    pub fn new(settings: &HttpSettings, context: &CheckContext<'_>) -> Result<Self, Error> {
+        Self::with_options(settings, context, |options| options)
+    }
+
+    /// As [`new`](Self::new), with what no configuration can say: `change` may put in another
+    /// resolver or other trust.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_options(
+        settings: &HttpSettings,
+        context: &CheckContext<'_>,
+        change: impl FnOnce(Options) -> Options,
+    ) -> Result<Self, Error> {
+        let open = |why: String| {
+            Error::new(ErrorKind::Sink, format!("open endpoint {:?}: {why}", context.name))
+        };
+        let checked = settings.checked(context).map_err(|problems| {
+            let first = &problems[0];
+            open(format!("{}: {}", first.key, first.message))
+        })?;
+        let client = Client::of(checked.target, change(checked.options))
+            .map_err(|error| open(error.to_string()))?;
+        Ok(Self { client, template: checked.template })
+    }
+
+    async fn post(&self, attempt: &Attempt) -> Outcome {
+        let started = tokio::time::Instant::now();
+        let (headers, body) = self.template.fill(attempt);
+        // The engine drops the attempt when its timeout is over; ending a little earlier lets the
+        // message say which step it was.
+        let timeout = attempt.timeout - (attempt.timeout / 50).min(Duration::from_millis(10));
+        let deadline = Deadline::after(timeout, attempt.timeout);
+        let head = || headers.clone();
+        let answer = self.client.exchange(&Method::POST, &head, body, deadline).await?;
+        answer.outcome(attempt.now.after(started.elapsed()))
+    }
+}
+
+/// Shows the URL without credentials and query.
+impl std::fmt::Debug for HttpSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HttpSink({})", self.client.shown())
+    }
+}
+
+#[async_trait]
+impl Sink for HttpSink {
+    async fn deliver(&self, batch: &[Attempt]) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for attempt in batch {
+            outcomes.push(self.post(attempt).await);
+        }
+        outcomes
+    }
+
+    async fn check(&self) -> Result<(), Nack> {
+        self.client.probe().await
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        self.client.close();
+        Ok(())
+    }
+}

@@ -1,0 +1,199 @@
+//! What goes over the wire: the five bodies, and the headers of each attempt.
+
+use std::io::Write as _;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use postrider::event::Envelope;
+use postrider::sign::{HEADER_ID, HEADER_SIGNATURE, HEADER_TIMESTAMP, Key};
+use postrider::sink::Attempt;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+const ID: HeaderName = HeaderName::from_static(HEADER_ID);
+const TIMESTAMP: HeaderName = HeaderName::from_static(HEADER_TIMESTAMP);
+const SIGNATURE: HeaderName = HeaderName::from_static(HEADER_SIGNATURE);
+
+/// How an event is written into the request. `PAYLOAD` is always the event's payload, byte for byte
+/// as it was published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Format {
+    /// `{"event":TYPE,"timestamp":TIME,"data":PAYLOAD}`.
+    #[default]
+    Guide,
+    /// `{"type":TYPE,"timestamp":TIME,"data":PAYLOAD}`, as Standard Webhooks advises.
+    Standard,
+    /// A `CloudEvents` 1.0 document, `application/cloudevents+json` (structured mode of its HTTP
+    /// binding, §3.2).
+    #[serde(rename = "cloudevents")]
+    CloudEvents,
+    /// `PAYLOAD` alone, the `CloudEvents` 1.0 attributes in `ce-` headers (binary mode, §3.1).
+    #[serde(rename = "cloudevents-binary")]
+    CloudEventsBinary,
+    /// `PAYLOAD` alone.
+    Raw,
+}
+
+impl Format {
+    fn content_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::CloudEvents => "application/cloudevents+json; charset=utf-8",
+            _ => "application/json",
+        })
+    }
+
+    /// The body of `event`. The time in it is when the event was accepted, the same on every
+    /// attempt.
+    pub(super) fn body(self, event: &Envelope, source: &str) -> Bytes {
+        let payload = event.payload();
+        let name = match self {
+            Self::Guide => "event",
+            Self::Standard => "type",
+            Self::CloudEvents => return cloud_event(event, source),
+            Self::CloudEventsBinary | Self::Raw => return payload.clone(),
+        };
+        let kind = event.event_type();
+        let mut body = Vec::with_capacity(96 + kind.as_str().len() + payload.len());
+        // A type name has no character that JSON escapes.
+        write!(body, r#"{{"{name}":"{kind}","timestamp":"{}","data":"#, event.time())
+            .expect("a Vec takes all that is written");
+        body.extend_from_slice(payload);
+        body.push(b'}');
+        body.into()
+    }
+}
+
+/// An event in the JSON format of `CloudEvents` (§3).
+fn cloud_event(event: &Envelope, source: &str) -> Bytes {
+    let text = |text: &str| serde_json::to_string(text).expect("a text always encodes");
+    let payload = event.payload();
+    let mut body = Vec::with_capacity(256 + payload.len());
+    write!(
+        body,
+        r#"{{"specversion":"1.0","id":{},"source":{},"type":"{}","time":"{}","datacontenttype":"application/json""#,
+        text(&event.id().to_string()),
+        text(source),
+        event.event_type(),
+        event.time(),
+    )
+    .expect("a Vec takes all that is written");
+    for (name, value) in extensions(event) {
+        write!(body, r#","{name}":{}"#, text(value)).expect("a Vec takes all that is written");
+    }
+    body.extend_from_slice(br#","data":"#);
+    body.extend_from_slice(payload);
+    body.push(b'}');
+    body.into()
+}
+
+/// What a `CloudEvent` carries beside its required attributes: the ordering key as `partitionkey`
+/// (its partitioning extension), and the event's attributes as far as their names are allowed
+/// (lower-case letters and digits, §3.1) and do not change the meaning of the document.
+fn extensions(event: &Envelope) -> impl Iterator<Item = (&str, &str)> {
+    const TAKEN: [&str; 10] = [
+        "specversion",
+        "id",
+        "source",
+        "type",
+        "time",
+        "datacontenttype",
+        "dataschema",
+        "data",
+        "database64",
+        "partitionkey",
+    ];
+    let key = event.key().map(|key| ("partitionkey", key));
+    let attributes = event.attributes().iter().filter(|(name, value)| {
+        name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+            && !TAKEN.contains(&name.as_str())
+            && !value.is_empty()
+    });
+    key.into_iter().chain(attributes.map(|(name, value)| (name.as_str(), value.as_str())))
+}
+
+/// Everything about an endpoint's requests that no event changes.
+pub(super) struct Template {
+    format: Format,
+    source: String,
+    keys: Vec<Key>,
+    /// In the order they are sent; `webhook-` values are put in for each attempt.
+    headers: HeaderMap,
+}
+
+impl Template {
+    /// Starts from what the URL says (`headers`); `own` are the endpoint's, of which those that the
+    /// sink sets itself have been refused.
+    pub(super) fn new(
+        mut headers: HeaderMap,
+        format: Format,
+        source: &str,
+        keys: Vec<Key>,
+        own: HeaderMap,
+    ) -> Self {
+        let agent = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
+        headers.insert(CONTENT_TYPE, format.content_type());
+        headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+        headers.insert(ID, HeaderValue::from_static(""));
+        headers.insert(TIMESTAMP, HeaderValue::from_static(""));
+        if !keys.is_empty() {
+            headers.insert(SIGNATURE, HeaderValue::from_static(""));
+        }
+        headers.extend(own);
+        Self { format, source: source.to_owned(), keys, headers }
+    }
+
+    /// Body and headers of one attempt. Every key signs: while rotating, the receiver knows one of
+    /// them.
+    pub(super) fn fill(&self, attempt: &Attempt) -> (HeaderMap, Bytes) {
+        let event = &*attempt.event;
+        let body = self.format.body(event, &self.source);
+        let id = event.id().to_string();
+        let seconds = attempt.now.as_seconds();
+        let mut headers = self.headers.clone();
+        if !self.keys.is_empty() {
+            let mut signatures = String::new();
+            for signature in self.keys.iter().filter_map(|key| key.sign(&id, seconds, &body)) {
+                if !signatures.is_empty() {
+                    signatures.push(' ');
+                }
+                signatures.push_str(&signature);
+            }
+            headers.insert(SIGNATURE, value(signatures));
+        }
+        headers.insert(TIMESTAMP, HeaderValue::from(seconds));
+        if self.format == Format::CloudEventsBinary {
+            self.cloud_event_headers(event, &id, &mut headers);
+        }
+        headers.insert(ID, value(id));
+        (headers, body)
+    }
+
+    fn cloud_event_headers(&self, event: &Envelope, id: &str, headers: &mut HeaderMap) {
+        let mut add = |name: HeaderName, text: &str| {
+            headers.insert(name, value(utf8_percent_encode(text, CE_ENCODED).to_string()));
+        };
+        add(HeaderName::from_static("ce-specversion"), "1.0");
+        add(HeaderName::from_static("ce-id"), id);
+        add(HeaderName::from_static("ce-source"), &self.source);
+        add(HeaderName::from_static("ce-type"), event.event_type().as_str());
+        add(HeaderName::from_static("ce-time"), &event.time().to_string());
+        for (name, text) in extensions(event) {
+            let name = HeaderName::try_from(format!("ce-{name}"))
+                .expect("letters and digits make a header name");
+            add(name, text);
+        }
+    }
+}
+
+/// What the HTTP binding percent-encodes in header values (§3.1.3.2): all but visible ASCII, and
+/// space, `"` and `%`.
+const CE_ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+fn value(text: String) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from(text))
+        .expect("ids, signatures and percent-encoded text are visible ASCII")
+}
