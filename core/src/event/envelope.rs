@@ -224,12 +224,13 @@ impl NewEvent {
         &self.kind
     }
 
-    /// Checks the remaining rules and fills in what the publisher left open.
-    pub(crate) fn seal(
-        self,
-        clock: &dyn Clock,
-        payload_bytes_max: usize,
-    ) -> Result<Envelope, Error> {
+    /// Checks the remaining rules and fills in what the publisher left open: the accepted form.
+    /// Publishing does this; call it only to hand a sink an event without a bus.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooLarge`] for a payload above `payload_bytes_max`, [`ErrorKind::Invalid`] for
+    /// a key or attributes that break their rules.
+    pub fn seal(self, clock: &dyn Clock, payload_bytes_max: usize) -> Result<Envelope, Error> {
         let refuse = |what: String| {
             Err(Error::new(
                 ErrorKind::Invalid,
