@@ -2,8 +2,14 @@
 //!
 //! They use what any third party's sink may use, [`postrider::sink`], and never each other.
 
+#[cfg(feature = "file")]
+pub mod file;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "stdout")]
+pub mod stdout;
+#[cfg(any(feature = "file", feature = "stdout"))]
+mod writer;
 
 use postrider::sink::Registry;
 
@@ -11,7 +17,11 @@ use postrider::sink::Registry;
 #[must_use]
 pub fn registry() -> Registry {
     let registry = Registry::new();
+    #[cfg(feature = "file")]
+    let registry = registry.with(file::Factory);
     #[cfg(feature = "http")]
     let registry = registry.with(http::HttpFactory);
+    #[cfg(feature = "stdout")]
+    let registry = registry.with(stdout::Factory);
     registry
 }

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use super::subscription::{SUBSCRIBER_EVENTS_MAX_DEFAULT, Subscriptions};
 use super::{Bus, Inner, Limits, Routes};
 use crate::clock::{SharedClock, SystemClock};
+use crate::config::{ByteSize, Config};
 use crate::endpoint::Endpoint;
 use crate::engine::{Engine, IN_FLIGHT_MAX_DEFAULT};
 use crate::error::{Error, ErrorKind};
@@ -23,6 +24,7 @@ pub const BATCH_BYTES_MAX_DEFAULT: usize = 16 << 20;
 /// Makes a [`Bus`].
 #[must_use = "a builder does nothing until opened"]
 pub struct BusBuilder {
+    config: Option<Config>,
     store: Option<Arc<dyn Store>>,
     clock: SharedClock,
     endpoints: Vec<Endpoint>,
@@ -34,6 +36,7 @@ pub struct BusBuilder {
 impl Default for BusBuilder {
     fn default() -> Self {
         Self {
+            config: None,
             store: None,
             clock: Arc::new(SystemClock),
             endpoints: Vec::new(),
@@ -49,6 +52,21 @@ impl Default for BusBuilder {
 }
 
 impl BusBuilder {
+    /// Takes limits, endpoints and the network policy from a configuration; what is set after this
+    /// call wins. Endpoints set in code are served beside the configured ones.
+    pub fn config(mut self, config: Config) -> Self {
+        let bus = &config.bus;
+        self.limits = Limits {
+            payload_bytes_max: bytes(bus.payload_bytes_max),
+            batch_events_max: bus.batch_events_max,
+            batch_bytes_max: bytes(bus.batch_bytes_max),
+        };
+        self.in_flight_max = bus.in_flight_max;
+        self.subscriber_events_max = bus.subscriber_events_max;
+        self.config = Some(config);
+        self
+    }
+
     /// Adds an endpoint.
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
         self.endpoints.push(endpoint);
@@ -108,19 +126,28 @@ impl BusBuilder {
     /// once.
     ///
     /// # Errors
-    /// `Config` where two endpoints have one id.
+    /// `Config` where two endpoints have one id; `Sink` where a configured sink cannot be opened.
     ///
     /// # Panics
     /// Outside a tokio runtime with its timer enabled.
     pub async fn open(self) -> Result<Bus, Error> {
-        check_ids(&self.endpoints)?;
-        let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::default()));
-        let routes = Routes::new(&self.endpoints);
+        let mut endpoints = self.endpoints;
+        if let Some(config) = &self.config {
+            for endpoint in &config.endpoints {
+                endpoints.push(endpoint.build(config)?);
+            }
+        }
+        check_ids(&endpoints)?;
+        let store = match self.store {
+            Some(store) => store,
+            None => Arc::new(open_store(self.config.as_ref())),
+        };
+        let routes = Routes::new(&endpoints);
         let engine = Engine::start(
             Arc::clone(&store),
             Arc::clone(&self.clock),
             self.in_flight_max,
-            self.endpoints,
+            endpoints,
         );
         let inner = Inner {
             store,
@@ -134,6 +161,22 @@ impl BusBuilder {
         };
         Ok(Bus { inner: Arc::new(inner) })
     }
+}
+
+/// A limit in bytes; one beyond what the machine can address is no limit.
+fn bytes(size: ByteSize) -> usize {
+    usize::try_from(size.0).unwrap_or(usize::MAX)
+}
+
+/// The store that the configuration asks for.
+fn open_store(config: Option<&Config>) -> MemoryStore {
+    let Some(config) = config else { return MemoryStore::default() };
+    let memory = &config.bus.memory;
+    MemoryStore::builder()
+        .events_max(memory.events_max)
+        .bytes_max(bytes(memory.bytes_max))
+        .when_full(config.bus.when_full)
+        .build()
 }
 
 pub(super) fn check_ids(endpoints: &[Endpoint]) -> Result<(), Error> {

@@ -20,6 +20,7 @@ pub use subscription::{
 };
 
 use crate::clock::SharedClock;
+use crate::config::Config;
 use crate::delivery::DeliveryId;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::engine::Engine;
@@ -80,6 +81,7 @@ struct Inner {
 
 /// What one publish may bring.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "the bound comes last in every name")]
 struct Limits {
     payload_bytes_max: usize,
     batch_events_max: usize,
@@ -117,6 +119,29 @@ impl Bus {
     /// Builds a bus in code: memory only and without endpoints until told otherwise.
     pub fn builder() -> BusBuilder {
         BusBuilder::default()
+    }
+
+    /// Opens the bus that a configuration describes.
+    ///
+    /// ```
+    /// use postrider::config::Config;
+    /// use postrider::{Bus, NewEvent};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), postrider::Error> {
+    /// // With the sinks of a registry: `Config::loader().registry(&postrider_sinks::registry())`.
+    /// let config = Config::loader().set("bus.batch_events_max", 100).load()?;
+    /// let bus = Bus::open(config).await?;
+    /// let receipt = bus.publish(NewEvent::raw("match", r#"{"confidence":0.87}"#)?).await?;
+    /// assert!(receipt.endpoints().is_empty(), "nobody asks for it");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`BusBuilder::open`].
+    pub async fn open(config: Config) -> Result<Self, Error> {
+        Self::builder().config(config).open().await
     }
 
     /// Publishes one event: returns when the event *and* the list of endpoints it goes to are held

@@ -35,6 +35,5 @@ pub use schema::json_schema;
 pub use secret::{SECRET_FILE_BYTES_MAX, Secret};
 pub use settings::{
     BusSettings, Config, EndpointConfig, MemorySettings, RawDocument, Scope, ServerSettings, Token,
-    WhenFull,
 };
 pub use values::{ByteSize, HumanDuration, InvalidValue};

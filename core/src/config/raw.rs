@@ -10,11 +10,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::settings::{BusSettings, MemorySettings, Scope, ServerSettings, WhenFull};
+use super::settings::{BusSettings, MemorySettings, Scope, ServerSettings};
 use super::{ByteSize, HumanDuration, Secret};
 use crate::endpoint::{CONCURRENCY_MAX, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 use crate::retry::{DELAY_MAX, JITTER_DEFAULT, SCHEDULE_DEFAULT, SCHEDULE_LEN_MAX};
 use crate::route::Pattern;
+use crate::store::WhenFull;
 
 /// The configuration of Postrider: `postrider.toml`, `postrider.json` or `webhook_config.json`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]

@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::errors::ConfigError;
 use super::layers::Format;
 use super::{ByteSize, NetworkPolicy, Secret};
-use crate::endpoint::{EndpointId, Policy};
+use crate::endpoint::{Endpoint, EndpointId, Policy};
+use crate::error::Error;
 use crate::route::Pattern;
-use crate::sink::PreparedSink;
+use crate::sink::{CheckContext, PreparedSink};
+use crate::store::WhenFull;
 
 /// A whole configuration, checked. `Debug` shows no secret.
 ///
@@ -83,7 +85,7 @@ pub struct BusSettings {
     pub batch_bytes_max: ByteSize,
     /// The backlog in memory, where there is no `data_dir`.
     pub memory: MemorySettings,
-    /// What `publish` does while the backlog limit is reached. Default refuse.
+    /// What `publish` does while the backlog limit is reached: `refuse` (default) or `wait`.
     pub when_full: WhenFull,
     /// Most attempts under way at once, all endpoints together. Default 1024, 1 to 65,536.
     pub in_flight_max: usize,
@@ -100,18 +102,6 @@ pub struct MemorySettings {
     pub events_max: usize,
     /// Most bytes of waiting events. Default 256 MiB, at most 1 TiB.
     pub bytes_max: ByteSize,
-}
-
-/// What `publish` does while the backlog limit is reached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum WhenFull {
-    /// Answers at once that it is full.
-    #[default]
-    Refuse,
-    /// Waits for room.
-    Wait,
 }
 
 impl Default for BusSettings {
@@ -151,6 +141,24 @@ pub struct EndpointConfig {
     pub policy: Policy,
     /// The sink's own settings.
     pub sink: PreparedSink,
+}
+
+impl EndpointConfig {
+    /// Makes the endpoint, with its sink. The main switch of `config` holds its deliveries too.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Sink`](crate::ErrorKind::Sink) where the sink cannot be opened.
+    pub fn build(&self, config: &Config) -> Result<Endpoint, Error> {
+        let sink = self.sink.build(&CheckContext::new(&self.id, &self.name, &config.network))?;
+        Ok(Endpoint {
+            id: self.id.clone(),
+            name: self.name.as_str().into(),
+            enabled: self.enabled && config.enabled,
+            events: self.events.clone(),
+            policy: self.policy.clone(),
+            sink,
+        })
+    }
 }
 
 /// The `[server]` table.

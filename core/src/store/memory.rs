@@ -5,6 +5,8 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::{
@@ -23,7 +25,8 @@ pub const EVENTS_MAX_DEFAULT: usize = 100_000;
 pub const MEMORY_BYTES_MAX_DEFAULT: usize = 256 << 20;
 
 /// What `accept` does where a limit is reached and everything held is still owed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum WhenFull {
     /// Fails with [`ErrorKind::Full`].
     #[default]

@@ -1,0 +1,105 @@
+//! Single steps on a file and its folder.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Takes the lock that says: this file is being written.
+pub(super) fn lock(file: &File, path: &Path) -> io::Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(io::Error::other(
+            "it is locked: another process, or another endpoint, is writing it; give each its own \
+             file",
+        )),
+        // Some network file systems know no locks. Appending whole lines still works there.
+        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
+            tracing::warn!(
+                path = %path.display(),
+                "the file system has no locks; a second writer of this file would go unnoticed"
+            );
+            Ok(())
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Cuts what follows the last line break, after copying it to the end of `NAME.torn`: a crash or a
+/// power cut left it, and its event was never acked, so it is sent again.
+pub(super) fn cut_torn_line(file: &mut File, path: &Path, mode: u32) -> io::Result<()> {
+    let len = file.metadata()?.len();
+    let mut whole = len;
+    let mut block = vec![0; 64 << 10];
+    while whole > 0 {
+        let from = whole.saturating_sub(block.len() as u64);
+        let block = &mut block[..(whole - from) as usize];
+        file.seek(SeekFrom::Start(from))?;
+        file.read_exact(block)?;
+        if let Some(at) = block.iter().rposition(|byte| *byte == b'\n') {
+            whole = from + at as u64 + 1;
+            break;
+        }
+        whole = from;
+    }
+    if whole == len {
+        return Ok(());
+    }
+    let torn = path_beside(path, ".torn");
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    set_mode(&mut options, mode);
+    let mut kept = options.open(&torn)?;
+    file.seek(SeekFrom::Start(whole))?;
+    io::copy(&mut file.take(len - whole), &mut kept)?;
+    kept.write_all(b"\n")?;
+    kept.sync_all()?;
+    file.set_len(whole)?;
+    file.sync_all()?;
+    tracing::warn!(
+        path = %path.display(),
+        bytes = len - whole,
+        kept = %torn.display(),
+        "cut a torn last line"
+    );
+    Ok(())
+}
+
+/// `events.ndjson` and `.torn` make `events.ndjson.torn`.
+pub(super) fn path_beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Makes new and changed names in a folder durable.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    // Elsewhere a folder cannot be opened as a file.
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+pub(super) fn set_mode(options: &mut OpenOptions, mode: u32) {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, mode);
+    #[cfg(not(unix))]
+    let _ = (options, mode);
+}
+
+/// Which file a path leads to, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity(u64, u64);
+
+impl Identity {
+    pub(super) fn of(found: &fs::Metadata) -> Self {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            Self(found.dev(), found.ino())
+        }
+        // Windows lets nobody rename or delete a file that is open for writing.
+        #[cfg(not(unix))]
+        {
+            let _ = found;
+            Self(0, 0)
+        }
+    }
+}

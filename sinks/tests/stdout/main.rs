@@ -1,0 +1,2 @@
+//! The stdout sink in real child processes: this test binary runs itself.
+#![cfg(feature = "stdout")]
