@@ -54,3 +54,7 @@ pub use matcher::Matcher;
 pub use receiver::{Builder, On, Receiver};
 pub use script::{Answers, Response};
 pub use wait::Wait;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme; // Its example is compiled with the tests.

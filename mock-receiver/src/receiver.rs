@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, atomic::AtomicUsize, mpsc},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize, mpsc},
     thread,
     time::Duration,
 };
@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    Answers, Capture, Error, ErrorKind, Matcher, Wait, admin, capture, net,
+    Answers, Capture, Error, ErrorKind, Matcher, Response, Wait, admin, capture, net,
     script::{Scripts, Step, steps},
     store::{Store, Totals},
     token,
@@ -35,11 +35,12 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is bounded, and can be set.
 #[derive(Clone, Copy, Debug)]
-#[allow(clippy::struct_field_names)] // They are called as their settings are.
 pub(crate) struct Limits {
     pub(crate) captures_max: usize,
     pub(crate) bytes_max: usize,
     pub(crate) body_bytes_max: usize,
+    pub(crate) inflight_bytes_max: usize,
+    pub(crate) body_timeout: Duration,
 }
 
 /// What the tasks of a receiver share with its handle.
@@ -63,7 +64,7 @@ pub struct Receiver {
     shared: Arc<Shared>,
     runtime: Handle,
     stop: Option<oneshot::Sender<()>>,
-    stopped: mpsc::Receiver<()>,
+    stopped: Mutex<mpsc::Receiver<()>>,
     thread: thread::ThreadId,
 }
 
@@ -168,22 +169,23 @@ impl Receiver {
                 None => offences.push(format!("no key: {}", *capture)),
             }
         }
+        let keyless = offences.len();
+        let mut offenders = 0;
         for (key, attempts) in &keys {
-            let accepted =
-                |capture: &&Capture| capture.status.is_some_and(|s| (200..300).contains(&s));
-            let taken = match attempts.iter().filter(accepted).count() {
+            let success = |status: u16| (200..300).contains(&status);
+            let taken = match attempts.iter().filter(|c| c.status.is_some_and(success)).count() {
                 1 => continue,
                 0 => "never taken over".to_owned(),
                 n => format!("taken over {n} times"),
             };
-            let list: Vec<String> =
-                attempts.iter().map(|capture| format!("\n    {}", **capture)).collect();
-            offences.push(format!("{key:?} was {taken}:{}", list.concat()));
+            offences.push(format!("{key:?} was {taken}:"));
+            offences.extend(attempts.iter().map(|capture| format!("  {}", **capture)));
+            offenders += 1;
         }
         assert!(
             offences.is_empty(),
-            "bin {bin:?}: {} of {} keys not taken over exactly once\n  {}",
-            offences.len(),
+            "bin {bin:?}: {offenders} of {} keys not taken over exactly once, {keyless} requests \
+             without a key\n  {}",
             keys.len(),
             offences.join("\n  ")
         );
@@ -206,7 +208,8 @@ impl Drop for Receiver {
         drop(self.stop.take());
         // A closure that owns its receiver lets it go on the receiver's own thread.
         if thread::current().id() != self.thread {
-            let _ = self.stopped.recv_timeout(STOP_TIMEOUT);
+            let stopped = self.stopped.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let _ = stopped.recv_timeout(STOP_TIMEOUT);
         }
     }
 }
@@ -235,6 +238,15 @@ impl On<'_> {
         self.set(steps(answers), false)
     }
 
+    /// From now on this decides what the bin answers: `respond` for a closure whose argument's
+    /// type is not written out.
+    ///
+    /// # Panics
+    /// As [`respond`](Self::respond).
+    pub fn respond_with(self, decide: impl FnMut(&Capture) -> Response + Send + 'static) -> Self {
+        self.respond(decide)
+    }
+
     /// Behind what was said before the bin answers this, once each; the last repeats.
     ///
     /// # Panics
@@ -247,12 +259,6 @@ impl On<'_> {
         if let Err(error) = self.receiver.shared.scripts.set(&self.bin, steps, append) {
             panic!("{error}");
         }
-        self
-    }
-
-    /// The bin answers 200 `{"received":true}` again.
-    pub fn reset(self) -> Self {
-        self.receiver.shared.scripts.remove(&self.bin);
         self
     }
 }
@@ -270,8 +276,13 @@ pub struct Builder {
 impl Default for Builder {
     fn default() -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let limits =
-            Limits { captures_max: 100_000, bytes_max: 256 << 20, body_bytes_max: 64 << 20 };
+        let limits = Limits {
+            captures_max: 100_000,
+            bytes_max: 256 << 20,
+            body_bytes_max: 64 << 20,
+            inflight_bytes_max: 256 << 20,
+            body_timeout: Duration::from_mins(1),
+        };
         Self { capture: any, admin: any, token: None, threads: 1, limits, scripts: Vec::new() }
     }
 }
@@ -334,6 +345,20 @@ impl Builder {
         self
     }
 
+    /// How many bytes of bodies may be on their way in at once, over all connections; a request
+    /// beyond is answered 503. Default 256 MiB.
+    pub fn inflight_bytes_max(mut self, bytes: usize) -> Self {
+        self.limits.inflight_bytes_max = bytes;
+        self
+    }
+
+    /// For how long nothing may come of a body that was begun; then the answer is 408. Default
+    /// one minute.
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.body_timeout = timeout;
+        self
+    }
+
     /// Starts it; when this returns, both addresses accept.
     ///
     /// # Errors
@@ -361,6 +386,7 @@ impl Builder {
         let (shared, runtime) = started.await.map_err(|_| {
             Error::new(ErrorKind::Start, "the receiver's thread ended before it was ready")
         })??;
+        let stopped = Mutex::new(stopped);
         Ok(Receiver { shared, runtime, stop: Some(stop), stopped, thread: id })
     }
 }

@@ -146,26 +146,23 @@ impl Store {
 
     /// Forgets the captures of a bin, or all; returns how many.
     pub(crate) fn clear(&self, bin: Option<&str>) -> usize {
-        let mut gone = Vec::new();
         let mut state = self.lock();
-        let seqs: Vec<u64> = match bin {
-            None => state.captures.keys().copied().collect(),
-            Some(bin) => state
-                .bins
-                .get(bin)
-                .map_or_else(Vec::new, |index| index.seqs.iter().copied().collect()),
+        let gone: Vec<Capture> = match bin {
+            None => {
+                state.bytes = 0;
+                state.bins.values_mut().for_each(|index| index.seqs.clear());
+                std::mem::take(&mut state.captures).into_values().collect()
+            }
+            Some(bin) => {
+                let index = state.bins.get_mut(bin);
+                let seqs =
+                    index.map_or_else(VecDeque::new, |index| std::mem::take(&mut index.seqs));
+                let gone =
+                    seqs.iter().filter_map(|seq| state.captures.remove(seq)).collect::<Vec<_>>();
+                state.bytes -= gone.iter().map(|capture| capture.cost()).sum::<usize>();
+                gone
+            }
         };
-        for seq in &seqs {
-            if let Some(capture) = state.captures.remove(seq) {
-                state.bytes -= capture.cost();
-                gone.push(capture);
-            }
-        }
-        for (name, index) in &mut state.bins {
-            if bin.is_none_or(|bin| **name == *bin) {
-                index.seqs.clear();
-            }
-        }
         drop(state);
         self.changed.send_modify(|count| *count += 1);
         gone.len()
@@ -205,5 +202,31 @@ impl State {
 impl std::fmt::Display for TooManyBins {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "there are {BINS_MAX} bins already; delete some (DELETE /api/v1/bins/BIN)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sender that makes up names must not fill the memory; names that hold nothing make room.
+    #[test]
+    fn bins_are_bounded_and_empty_ones_make_room() {
+        let store = Store::new(10, 1 << 20);
+        for at in 0..BINS_MAX {
+            store.bin(&format!("bin-{at}")).expect("room");
+        }
+        let kept = store.bin("bin-7").expect("is there");
+        store.lock().bins.get_mut(&kept).expect("is there").seqs.push_back(1);
+        store.bin("one-more").expect("the empty ones made room");
+        assert_eq!(store.lock().bins.len(), 2);
+        for index in 0..BINS_MAX {
+            let Ok(name) = store.bin(&format!("full-{index}")) else { break };
+            store.lock().bins.get_mut(&name).expect("is there").seqs.push_back(1);
+        }
+        store.lock().bins.get_mut("one-more").expect("is there").seqs.push_back(1);
+        assert!(store.bin("too-many").is_err());
+        assert!(store.bin("bin-7").is_ok());
+        assert_eq!(store.lock().bins.len(), BINS_MAX);
     }
 }

@@ -96,16 +96,23 @@ impl<T> Drop for Abort<T> {
 /// Waits until enough requests match.
 pub(crate) async fn wait(store: &Store, wanted: &Wanted) -> Result<Vec<Capture>, Box<Miss>> {
     let mut changes = store.watch();
-    let deadline = Instant::now() + wanted.within;
+    // More than the clock can hold is more than anyone waits.
+    let deadline = Instant::now().checked_add(wanted.within);
     let mut tally = Miss::new(wanted.clone());
     loop {
         tally.look(store);
         if tally.matched.len() >= wanted.count {
             return Ok(tally.matched);
         }
-        match timeout_at(deadline.into(), changes.changed()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return Err(Box::new(tally)),
+        let change = changes.changed();
+        let changed = match deadline {
+            Some(deadline) => {
+                timeout_at(deadline.into(), change).await.is_ok_and(|woken| woken.is_ok())
+            }
+            None => change.await.is_ok(),
+        };
+        if !changed {
+            return Err(Box::new(tally));
         }
     }
 }

@@ -41,29 +41,25 @@ use crate::{
 pub(crate) const BIN_BYTES_MAX: usize = 128;
 /// How long a connection may wait for the head of its (next) request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-/// How long nothing may come of a body that was begun.
-const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How much more than the largest body is read, and thrown away, so that the sender reads our
 /// 413 in the place of a reset.
 const DRAIN_BYTES_MAX: u64 = 64 << 20;
-/// Bodies on their way in, over all connections.
-const INFLIGHT_BYTES_MAX: usize = 256 << 20;
 /// A larger claim in `content-length` is not believed before the bytes come.
 const RESERVE_BYTES_MAX: usize = 64 << 10;
 
 type Reply = hyper::Response<Full<Bytes>>;
 
-/// The sender is to see a reset in the place of an answer.
+/// The connection ends in the place of an answer.
 #[derive(Debug)]
-struct Reset;
+struct Ended;
 
-impl std::fmt::Display for Reset {
+impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("reset as scripted")
+        f.write_str("ended without an answer")
     }
 }
 
-impl std::error::Error for Reset {}
+impl std::error::Error for Ended {}
 
 struct Connection {
     shared: Arc<Shared>,
@@ -84,7 +80,6 @@ pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAd
         .header_read_timeout(HEAD_TIMEOUT)
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(2 * HEAD_BYTES_MAX)
-        .pipeline_flush(true)
         .serve_connection(io, service_fn(|request| handle(connection.clone(), request)))
         .await;
     if let Err(error) = served {
@@ -92,7 +87,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAd
     }
 }
 
-async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Reply, Reset> {
+async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Reply, Ended> {
     let at = Timestamp::now();
     let began = Instant::now();
     let number = connection.requests.fetch_add(1, Ordering::Relaxed) + 1;
@@ -158,6 +153,9 @@ fn target_of(head: &[u8], request: &Request<Incoming>) -> Option<String> {
         Some((_, rest)) if !target.starts_with('/') => rest.find('/').map_or("/", |at| &rest[at..]),
         _ => target,
     };
+    if method == "CONNECT" {
+        return Some(target.to_owned()); // An authority (RFC 9112 §3.2.3), which hyper has no path for.
+    }
     let path = target.split(['?', '#']).next()?;
     (method == request.method().as_str() && path == request.uri().path()).then(|| target.to_owned())
 }
@@ -187,10 +185,11 @@ async fn collect(request: Request<Incoming>, shared: &Shared) -> Collected {
         return Collected { kept: Bytes::new(), read: 0, problem: Some(Problem::TooLarge) };
     }
     let mut kept = Vec::with_capacity((claimed as usize).min(RESERVE_BYTES_MAX));
-    let mut inflight = Inflight { all: &shared.inflight, ours: 0 };
+    let inflight_max = shared.limits.inflight_bytes_max;
+    let mut inflight = Inflight { all: &shared.inflight, ours: 0, max: inflight_max };
     let mut read = 0;
     let problem = loop {
-        let data = match timeout(BODY_TIMEOUT, body.frame()).await {
+        let data = match timeout(shared.limits.body_timeout, body.frame()).await {
             Err(_) => break Some(Problem::Stalled),
             Ok(None) => break None,
             Ok(Some(Err(_))) => break Some(Problem::Incomplete),
@@ -214,12 +213,13 @@ async fn collect(request: Request<Incoming>, shared: &Shared) -> Collected {
 struct Inflight<'a> {
     all: &'a AtomicUsize,
     ours: usize,
+    max: usize,
 }
 
 impl Inflight<'_> {
     fn add(&mut self, bytes: usize) -> bool {
         self.ours += bytes;
-        self.all.fetch_add(bytes, Ordering::Relaxed) + bytes <= INFLIGHT_BYTES_MAX
+        self.all.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.max
     }
 }
 
@@ -230,20 +230,20 @@ impl Drop for Inflight<'_> {
 }
 
 /// Keeps a request that is not whole, without a step of its bin's script.
-fn refuse(mut record: Record, problem: Problem, shared: &Shared) -> Result<Reply, Reset> {
+fn refuse(mut record: Record, problem: Problem, shared: &Shared) -> Result<Reply, Ended> {
     let (status, why) = match problem {
         Problem::TooLarge => {
             (413, format!("the body exceeds {} bytes", shared.limits.body_bytes_max))
         }
         Problem::Stalled => {
-            (408, format!("no byte of the body came for {} s", BODY_TIMEOUT.as_secs()))
+            (408, format!("no byte of the body came for {:?}", shared.limits.body_timeout))
         }
         Problem::Overloaded => {
             (503, "too many bytes of bodies are on their way at once".to_owned())
         }
         Problem::Incomplete => {
             shared.store.push(record);
-            return Err(Reset); // Nobody is there to read an answer.
+            return Err(Ended); // Nobody is there to read an answer.
         }
     };
     record.status = Some(status);
@@ -253,15 +253,15 @@ fn refuse(mut record: Record, problem: Problem, shared: &Shared) -> Result<Reply
     Ok(reply)
 }
 
-async fn answer(response: Response, wire: &Wire) -> Result<Reply, Reset> {
+async fn answer(response: Response, wire: &Wire) -> Result<Reply, Ended> {
     if !response.delay.is_zero() {
         sleep(response.delay).await;
     }
     match response.kind {
-        Kind::Hang => pending::<Result<Reply, Reset>>().await,
+        Kind::Hang => pending::<Result<Reply, Ended>>().await,
         Kind::Reset => {
             wire.reset_on_close();
-            Err(Reset)
+            Err(Ended)
         }
         Kind::Status(status) => {
             let mut reply = Reply::new(Full::new(response.body));

@@ -299,3 +299,68 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
     let digits = line.split(|&byte| byte == b';').next()?.trim_ascii();
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Followed = (Vec<Bytes>, Vec<(u64, Bytes)>, At);
+
+    fn follow<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> Followed {
+        let (mut framing, mut out) = (Framing::default(), Shared::default());
+        for read in reads {
+            framing.feed(read, &mut out);
+        }
+        (out.heads.into(), out.trailers.into(), framing.at)
+    }
+
+    const STREAM: &[u8] = b"\r\n\nPOST /a HTTP/1.1\r\nContent-Length: 30\r\n\r\n\
+        GET /not-a-head HTTP/1.1\r\n\r\n!!\
+        PUT /b HTTP/1.1\nTransfer-Encoding: gzip, Chunked\n\n\
+        1A;x=\"y\"\r\nGET / HTTP/1.1\r\n\r\n12345678\r\n0a \r\n0123456789\r\n0;last\r\nX-Sum: 1\r\nx-Sum: 2\r\n\r\n\
+        POST /c HTTP/1.1\r\nCONTENT-LENGTH:  0\r\n\r\n\
+        POST /d HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n\
+        DELETE /e HTTP/1.0\r\n\r\n";
+
+    #[test]
+    fn heads_and_trailers_are_cut_out_however_the_bytes_come() {
+        let (heads, trailers, at) = follow([STREAM]);
+        let firsts: Vec<_> = heads.iter().map(|head| &head[..head.len().min(7)]).collect();
+        let expect: [&[u8]; 5] = [b"POST /a", b"PUT /b ", b"POST /c", b"POST /d", b"DELETE "];
+        assert_eq!(firsts, expect);
+        assert!(heads.iter().all(|head| head.ends_with(b"\r\n\r\n") || head.ends_with(b"\n\n")));
+        assert_eq!(
+            trailers,
+            [
+                (2, Bytes::from_static(b"X-Sum: 1\r\nx-Sum: 2\r\n\r\n")),
+                (4, Bytes::from_static(b"\r\n")),
+            ]
+        );
+        assert_eq!(at, At::Start);
+
+        let whole = (heads, trailers, at);
+        assert_eq!(follow(STREAM.chunks(1)), whole, "byte by byte");
+        for at in 1..STREAM.len() {
+            let (first, second) = STREAM.split_at(at);
+            assert_eq!(follow([first, second]), whole, "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_followed_ends_it_in_bounded_memory() {
+        for stream in [
+            &b"NOT HTTP\r\n\r\nGET / HTTP/1.1\r\n\r\n"[..],
+            b"GET /a HTTP/1.1\r\nContent-Length: x\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+        ] {
+            assert_eq!(follow([stream]).2, At::Lost);
+        }
+        let chunk = b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n";
+        assert_eq!(follow([&chunk[..]]).2, At::Lost);
+        let (mut framing, mut out) = (Framing::default(), Shared::default());
+        for _ in 0..LINES_BYTES_MAX {
+            framing.feed(b"GET / HTTP/1.1 and on and on", &mut out);
+            assert!(framing.lines.capacity() <= 2 * LINES_BYTES_MAX);
+        }
+        assert_eq!((framing.at, framing.lines.capacity()), (At::Lost, 0));
+    }
+}

@@ -49,7 +49,7 @@ pub(super) async fn serve(arguments: ServeArguments) -> Result<(), String> {
                 let Some(last) = captures.last().map(|capture| capture.seq) else { continue };
                 let missed = last - seq - captures.len() as u64;
                 if missed > 0 {
-                    eprintln!("mock-receiver: {missed} requests were dropped before they could be printed");
+                    eprintln!("mock-receiver: {missed} requests were gone before they could be printed");
                 }
                 seq = last;
                 room.send(captures);

@@ -1,0 +1,11 @@
+//! The receiver over real sockets, and the program as a child process. The senders here are raw
+//! sockets and other people's clients, so that what is compared is what was on the wire.
+
+mod admin;
+mod answers;
+mod bounds;
+mod fidelity;
+mod lifecycle;
+mod program;
+mod support;
+mod waits;
