@@ -51,7 +51,7 @@ pub struct HttpSettings {
     /// How an event is written into the request.
     #[serde(default)]
     pub format: Format,
-    /// The source that CloudEvents carry: a URI reference of at most 2 KiB. Used by the formats
+    /// The source that `CloudEvents` carry: a URI reference of at most 2 KiB. Used by the formats
     /// "cloudevents" and "cloudevents-binary".
     #[serde(default = "source_default")]
     pub source: String,

@@ -54,10 +54,8 @@ fn verdict_v4(address: Ipv4Addr) -> Result<(), &'static str> {
 }
 
 fn verdict_v6(address: Ipv6Addr) -> Result<(), &'static str> {
-    let [.., g, h] = address.segments();
-    let [a, b] = g.to_be_bytes();
-    let [c, d] = h.to_be_bytes();
-    let embedded = Ipv4Addr::new(a, b, c, d);
+    let [.., high, low] = address.segments();
+    let embedded = Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     Err(match address.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0] => "unspecified ::/128 (RFC 4291)",
         [0, 0, 0, 0, 0, 0, 0, 1] => "loopback ::1/128 (RFC 4291)",

@@ -119,7 +119,8 @@ impl HttpSink {
         let (headers, body) = self.template.fill(attempt);
         // The engine drops the attempt when its timeout is over; ending a little earlier lets the
         // message say which step it was.
-        let timeout = attempt.timeout - (attempt.timeout / 50).min(Duration::from_millis(10));
+        let timeout =
+            attempt.timeout.saturating_sub((attempt.timeout / 50).min(Duration::from_millis(10)));
         let deadline = Deadline::after(timeout, attempt.timeout);
         let head = || headers.clone();
         let answer = self.client.exchange(&Method::POST, &head, body, deadline).await?;

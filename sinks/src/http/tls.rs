@@ -93,6 +93,9 @@ pub(super) fn explain(error: &std::io::Error) -> String {
         CertificateError::UnknownIssuer => {
             "the certificate's issuer is not trusted (unknown authority)".to_owned()
         }
+        CertificateError::BadSignature => {
+            "the certificate is not signed by the issuer that it names".to_owned()
+        }
         CertificateError::Revoked => "the certificate was revoked".to_owned(),
         other => format!("the certificate is not valid: {other}"),
     }

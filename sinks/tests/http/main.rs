@@ -1,7 +1,13 @@
 //! The HTTP sink against real sockets: receivers here are scripts over raw TCP, so that they can
 //! misbehave in any way, and see every byte.
 
+mod failures;
 mod peer;
+mod policy;
+mod reuse;
+mod settings;
+mod status;
+mod tls;
 mod wire;
 
 use std::sync::Arc;
@@ -9,7 +15,7 @@ use std::time::Duration;
 
 use postrider::clock::SystemClock;
 use postrider::config::NetworkPolicy;
-use postrider::delivery::{DeliveryId, Nack, Outcome};
+use postrider::delivery::{Ack, DeliveryId, Nack, Outcome};
 use postrider::event::{Envelope, NewEvent};
 use postrider::sink::{Attempt, CheckContext, Sink};
 use postrider::{EndpointId, Timestamp};
@@ -59,7 +65,7 @@ fn sealed(event: NewEvent) -> Envelope {
 fn attempt(event: Envelope, timeout: Duration) -> Attempt {
     let delivery = DeliveryId::new(endpoint(), event.id().clone());
     // Another second than the event's, so that neither can stand in for the other.
-    let now = TIME.after(Duration::from_secs(60));
+    let now = TIME.after(Duration::from_mins(1));
     Attempt::new(delivery, Arc::new(event), 1, now, timeout)
 }
 
@@ -72,6 +78,11 @@ async fn deliver_within(sink: &HttpSink, timeout: Duration) -> Outcome {
     let mut outcomes = sink.deliver(&[attempt(event("{}"), timeout)]).await;
     assert_eq!(outcomes.len(), 1);
     outcomes.remove(0)
+}
+
+/// Delivers one event to a receiver that answers [`peer::OK`].
+async fn delivers(sink: &HttpSink) {
+    assert_eq!(deliver(sink).await, Ok(Ack::new().status(200).answer(b"ok")));
 }
 
 /// The nack of a delivery that must fail.

@@ -137,11 +137,6 @@ impl Drop for Peer {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// The same connection after a handshake.
-    pub(crate) fn over<T>(self, stream: T) -> (Connection<T>, S) {
-        (Connection { stream, number: self.number, log: self.log }, self.stream)
-    }
-
     /// Reads one request by its content-length; `None` where the sender has closed.
     pub(crate) async fn request(&mut self) -> Option<Seen> {
         let mut head = Vec::new();
@@ -174,9 +169,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 }
 
 impl Connection {
+    /// Takes the socket out for a handshake; [`over`](Connection::over) goes on after it.
+    pub(crate) fn into_stream(self) -> (Connection<()>, TcpStream) {
+        (Connection { stream: (), number: self.number, log: self.log }, self.stream)
+    }
+
     /// Closes with a reset instead of an end.
     pub(crate) fn reset(self) {
         self.stream.set_zero_linger().unwrap();
+    }
+}
+
+impl Connection<()> {
+    /// Goes on over another stream.
+    pub(crate) fn over<S>(self, stream: S) -> Connection<S> {
+        Connection { stream, number: self.number, log: self.log }
     }
 }
 
