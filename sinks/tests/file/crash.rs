@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::Stdio;
 
 use postrider::sink::Sink;
@@ -18,7 +17,7 @@ async fn a_torn_last_line_is_cut_and_kept() {
     let path = folder.path().join("events.ndjson");
     let whole = "{\"a\":1}\n".to_owned();
     let long = "x".repeat(200 << 10);
-    let said = warnings::record();
+    warnings::record();
     let mut expect = (whole.clone(), String::new());
     fs::write(&path, &whole).unwrap();
     for torn in ["{\"half\":", &long] {
@@ -28,15 +27,15 @@ async fn a_torn_last_line_is_cut_and_kept() {
         deliver(&sink, &batch).await;
         sink.close().await.unwrap();
         expect.0 += &lines(&batch);
-        expect.1 += &format!("{torn}\n");
+        expect.1.extend([torn, "\n"]);
         assert!(read(&path) == expect.0);
         assert!(read(&folder.path().join("events.ndjson.torn")) == expect.1);
-        let said = said.about(&path);
+        let said = warnings::about(&path);
         let last = said.last().expect("a warning");
         assert!(last.contains("cut a torn last line"), "{last}");
         assert!(last.contains(&format!("bytes={}", torn.len())), "{last}");
     }
-    assert_eq!(said.about(&path).len(), 2);
+    assert_eq!(warnings::about(&path).len(), 2);
 }
 
 /// A file of nothing but the beginning of its first line.
@@ -84,7 +83,7 @@ async fn killed_while_writing() {
         let mut command = as_child(&[], THIS, "writes until killed", folder.path());
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut is_ack = |line: Option<std::io::Result<String>>| {
+        let is_ack = |line: Option<std::io::Result<String>>| {
             line.is_some_and(|line| line.unwrap().starts_with("acked "))
         };
         let mut acked = 0;
@@ -112,5 +111,4 @@ async fn killed_while_writing() {
             "{found} lines of {acked} acked batches"
         );
     }
-    assert!(Path::new(&path).exists());
 }

@@ -11,21 +11,16 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-pub(crate) struct Said;
-
 /// From here on, what is said is recorded.
-pub(crate) fn record() -> Said {
+pub(crate) fn record() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| tracing::subscriber::set_global_default(Recorder).unwrap());
-    Said
 }
 
-impl Said {
-    /// What was said with this path in it.
-    pub(crate) fn about(&self, path: &Path) -> Vec<String> {
-        let path = format!("path={}", path.display());
-        SAID.lock().unwrap().iter().filter(|text| text.contains(&path)).cloned().collect()
-    }
+/// What was said with this path in it.
+pub(crate) fn about(path: &Path) -> Vec<String> {
+    let path = format!("path={}", path.display());
+    SAID.lock().unwrap().iter().filter(|text| text.contains(&path)).cloned().collect()
 }
 
 struct Recorder;
