@@ -14,6 +14,7 @@
 //! The queue holds only calls whose caller still waits, so the lane's concurrency bounds it.
 
 use std::collections::{HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -98,8 +99,7 @@ struct Call {
     reply: oneshot::Sender<Vec<Outcome>>,
 }
 
-/// A mutex whose holder panicked is still ours to use: the queue is consistent between statements,
-/// and the place is reset.
+/// What is under a lock here is whole between any two statements, so a panic spoils nothing.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -257,30 +257,17 @@ impl<P: Place> Shared<P> {
 
 /// The thread.
 fn run<P: Place>(shared: &Shared<P>) {
-    /// After a panic nobody would serve the queue: let its callers know, by dropping their replies.
-    struct OnPanic<'a, P>(&'a Shared<P>);
-    impl<P> Drop for OnPanic<'_, P> {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                let mut queue = lock(&self.0.queue);
-                queue.jobs.clear();
-                queue.has_thread = false;
-            }
-        }
-    }
-    let _on_panic = OnPanic(shared);
     // The thread before us may still be on its way out.
-    let mut place = shared.place.lock().unwrap_or_else(|poisoned| {
-        let mut place = poisoned.into_inner();
-        place.reset();
-        shared.place.clear_poison();
-        place
-    });
+    let mut place = lock(&shared.place);
     while let Some(work) = shared.next() {
-        match work {
+        // A panic drops the replies, which tells the callers; the next ones are served.
+        let done = catch_unwind(AssertUnwindSafe(|| match work {
             Work::Write(calls) => write(shared, &mut *place, calls),
             Work::Check(reply) => drop(reply.send(place.check())),
             Work::Close(reply) => drop(reply.send(place.close())),
+        }));
+        if done.is_err() {
+            place.reset();
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Pure: knows no endpoint, store or clock of its own.
 
+#[doc(hidden)]
+pub mod checks;
 mod envelope;
 mod id;
 mod name;
@@ -16,16 +18,25 @@ pub use envelope::{
 };
 pub use id::{EventId, ID_BYTES_MAX, InvalidEventId};
 pub use name::{EventType, InvalidEventType, TYPE_BYTES_MAX};
+pub use postrider_derive::Event;
 
 use crate::time::Timestamp;
 
 /// A fact that a program publishes: any `serde` type with a name.
 ///
-/// Derive it, or write the one line:
+/// Derive it (see [the macro](derive@Event)), or write the one line:
 ///
 /// ```
 /// use postrider::Event;
 /// use serde::Serialize;
+///
+/// #[derive(Serialize, Event)]
+/// #[event(type = "match")]
+/// struct Match {
+///     best_model: String,
+///     #[event(range = 0.0..=1.0)]
+///     confidence: f64,
+/// }
 ///
 /// #[derive(Serialize)]
 /// struct Ping { from: String }

@@ -71,6 +71,27 @@ pub(super) fn path_beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// Renames without ever replacing a file.
+///
+/// In one step where the system can: a name that is first looked for, or first taken by an empty
+/// file, can be seen and acted upon by another thread or process in between.
+pub(super) fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // The file system cannot.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+            result => return Ok(result?),
+        }
+    }
+    if to.try_exists()? {
+        return Err(ErrorKind::AlreadyExists.into());
+    }
+    fs::rename(from, to)
+}
+
 /// Makes new and changed names in a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     // Elsewhere a folder cannot be opened as a file.

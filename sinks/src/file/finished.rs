@@ -15,8 +15,11 @@ use flate2::write::GzEncoder;
 use postrider::Timestamp;
 
 use super::config::Settings;
-use super::disk::{path_beside, set_mode, sync_folder};
+use super::disk::{Identity, path_beside, rename_to_free, set_mode, sync_folder};
 use super::template::{Finished, Template, stamped};
+
+/// What follows the name of a file while it is being compressed.
+const PARTIAL: &str = ".gz.tmp";
 
 /// Looks after finished files.
 pub(super) struct Keeper(Arc<Shared>);
@@ -81,12 +84,14 @@ impl Keeper {
         }
     }
 
-    /// Waits until nothing is left to tidy.
-    pub(super) fn wait(&self) {
+    /// Waits until nothing is left to tidy; whether there was anything.
+    pub(super) fn wait(&self) -> bool {
         let mut to_do = self.0.to_do();
+        let was_busy = to_do.has_thread;
         while to_do.has_thread {
             to_do = self.0.done.wait(to_do).unwrap_or_else(PoisonError::into_inner);
         }
+        was_busy
     }
 }
 
@@ -143,6 +148,7 @@ impl Shared {
     }
 
     fn tidy(&self, folder: &Path, current: &Path) -> io::Result<()> {
+        self.delete_partial(folder)?;
         let mut finished = self.list(folder)?;
         finished.retain(|(path, _)| path.file_name() != Some(current.as_os_str()));
         let surplus = self.keep.map_or(0, |keep| finished.len().saturating_sub(keep));
@@ -155,6 +161,19 @@ impl Shared {
         if self.compress {
             for (path, it) in finished.iter().filter(|(_, it)| !it.is_compressed) {
                 self.compress(path, it, &finished)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what a crash left of a compression; nobody compresses now.
+    fn delete_partial(&self, folder: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let of = name.strip_suffix(PARTIAL).and_then(|name| self.template.finished(name));
+            if of.is_some() {
+                fs::remove_file(&path)?;
             }
         }
         Ok(())
@@ -187,7 +206,7 @@ impl Shared {
             ));
         }
         // Not under its own name until it is whole; what a crash left of it is overwritten.
-        let partial = path_beside(&compressed, ".tmp");
+        let partial = path_beside(path, PARTIAL);
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
         set_mode(&mut options, self.mode);
@@ -217,20 +236,15 @@ impl Shared {
 fn claim(path: &Path) -> io::Result<Option<File>> {
     let file = File::open(path)?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
         // A file system without locks: nobody can hold one.
-        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Ok(Some(file)),
-        Err(TryLockError::Error(error)) => Err(error),
+        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
+        Err(TryLockError::Error(error)) => return Err(error),
     }
-}
-
-/// Renames without ever replacing a file: the new name is taken first, by an empty file.
-fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).open(to)?;
-    fs::rename(from, to).inspect_err(|_| {
-        let _ = fs::remove_file(to);
-    })
+    // Somebody may have put another file there meanwhile.
+    let is_there = Identity::of(&file.metadata()?) == Identity::of(&fs::metadata(path)?);
+    Ok(is_there.then_some(file))
 }
 
 /// Whether `compressed` unpacks to exactly what is in `file`, which is read from its start and left

@@ -122,37 +122,46 @@ impl Log {
     /// Makes sure that the right file is open, by name and by day.
     fn ready(&mut self, now: Timestamp, progress: &mut Progress) -> Result<(), Failed> {
         let path = self.template.path(now);
-        if let Some(open) = &mut self.open {
-            if open.path == path {
-                match fs::metadata(&path) {
-                    // Somebody may have truncated it (logrotate's copytruncate).
-                    Ok(found) if Identity::of(&found) == open.identity => open.len = found.len(),
-                    Err(error) if error.kind() != ErrorKind::NotFound => {
-                        return Err(Failed::at(&path, "look at")(error));
-                    }
-                    // Somebody renamed or deleted it (logrotate).
-                    _ => self.finish(progress)?,
-                }
-            } else {
-                // The date in the path has moved on.
-                let folder = open.folder.clone();
-                self.finish(progress)?;
-                self.keeper.tidy(&folder, &path);
+        loop {
+            self.look_at(&path, progress)?;
+            let open = match &mut self.open {
+                Some(open) => open,
+                None => self.open.insert(Open::new(&path, now, &self.settings, &self.keeper)?),
+            };
+            if open.len == 0 {
+                open.day = day(now);
+            }
+            if self.settings.rotate.daily && day(now) > open.day {
+                self.rotate(now, progress)?;
+            }
+            if self.open.is_some() {
+                return Ok(());
             }
         }
-        if let Some(open) = &mut self.open
-            && self.settings.rotate.daily
-            && day(now) > open.day
-            && open.len > 0
-        {
-            self.rotate(now, progress)?;
+    }
+
+    /// Lets go of the open file where `path` no longer leads to it.
+    fn look_at(&mut self, path: &Path, progress: &mut Progress) -> Result<(), Failed> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        if open.path != path {
+            // The date in the path has moved on.
+            let folder = open.folder.clone();
+            self.finish(progress)?;
+            self.keeper.tidy(&folder, path);
+            return Ok(());
         }
-        match &mut self.open {
-            Some(open) if open.len == 0 => open.day = day(now),
-            Some(_) => {}
-            None => self.open = Some(self.open(path, now)?),
+        match fs::metadata(path) {
+            // Somebody may have truncated it (logrotate's copytruncate).
+            Ok(found) if Identity::of(&found) == open.identity => {
+                open.len = found.len();
+                Ok(())
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(Failed::at(path, "look at")(error))
+            }
+            // Somebody renamed or deleted it (logrotate).
+            _ => self.finish(progress),
         }
-        Ok(())
     }
 
     /// Encodes lines into the buffer, as many as one write and the file take; at least one.
@@ -275,41 +284,54 @@ impl Log {
         }
         Ok(())
     }
+}
 
+impl Open {
     /// Opens or creates the file, locks it, and cuts what a crash left half written.
-    fn open(&self, path: PathBuf, now: Timestamp) -> Result<Open, Failed> {
+    fn new(
+        path: &Path,
+        now: Timestamp,
+        settings: &Settings,
+        keeper: &Keeper,
+    ) -> Result<Self, Failed> {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             fs::create_dir_all(folder).map_err(Failed::at(folder, "create folder"))?;
         }
         loop {
-            let existed = match fs::metadata(&path) {
+            let existed = match fs::metadata(path) {
                 // Opening a pipe would wait for a reader, a device has no lines.
                 Ok(found) if !found.is_file() => {
                     let error = io::Error::other("expected a regular file");
-                    return Err(Failed::at(&path, "open")(error));
+                    return Err(Failed::at(path, "open")(error));
                 }
                 Ok(_) => true,
                 Err(error) if error.kind() == ErrorKind::NotFound => false,
-                Err(error) => return Err(Failed::at(&path, "open")(error)),
+                Err(error) => return Err(Failed::at(path, "open")(error)),
             };
             let mut options = OpenOptions::new();
             options.read(true).append(true).create(true);
-            set_mode(&mut options, self.settings.mode.bits());
-            let mut file = options.open(&path).map_err(Failed::at(&path, "open"))?;
-            lock(&file, &path).map_err(Failed::at(&path, "write to"))?;
-            let identity = Identity::of(&file.metadata().map_err(Failed::at(&path, "look at"))?);
+            set_mode(&mut options, settings.mode.bits());
+            let mut file = options.open(path).map_err(Failed::at(path, "open"))?;
+            if let Err(error) = lock(&file, path) {
+                // A day that comes back may just be compressed by ourselves.
+                if keeper.wait() {
+                    continue;
+                }
+                return Err(Failed::at(path, "write to")(error));
+            }
+            let identity = Identity::of(&file.metadata().map_err(Failed::at(path, "look at"))?);
             // Between open and lock its last holder may have renamed it.
-            if !fs::metadata(&path).is_ok_and(|found| Identity::of(&found) == identity) {
+            if !fs::metadata(path).is_ok_and(|found| Identity::of(&found) == identity) {
                 continue;
             }
-            let folder = fs::canonicalize(&path).map_err(Failed::at(&path, "look at"))?;
+            let folder = fs::canonicalize(path).map_err(Failed::at(path, "look at"))?;
             let folder = folder.parent().unwrap_or(&folder).to_owned();
-            if !existed && self.settings.fsync != Fsync::Never {
+            if !existed && settings.fsync != Fsync::Never {
                 sync_folder(&folder).map_err(Failed::at(&folder, "sync folder"))?;
             }
-            cut_torn_line(&mut file, &path, self.settings.mode.bits())
-                .map_err(Failed::at(&path, "cut the torn last line of"))?;
-            let found = file.metadata().map_err(Failed::at(&path, "look at"))?;
+            cut_torn_line(&mut file, path, settings.mode.bits())
+                .map_err(Failed::at(path, "cut the torn last line of"))?;
+            let found = file.metadata().map_err(Failed::at(path, "look at"))?;
             let day = match found.modified() {
                 Ok(modified) if found.len() > 0 => {
                     let since = modified.duration_since(std::time::UNIX_EPOCH);
@@ -317,13 +339,19 @@ impl Log {
                 }
                 _ => day(now),
             };
-            self.keeper.tidy(&folder, &path);
-            return Ok(Open { path, folder, file, identity, len: found.len(), unsynced: 0, day });
+            keeper.tidy(&folder, path);
+            return Ok(Self {
+                path: path.to_owned(),
+                folder,
+                file,
+                identity,
+                len: found.len(),
+                unsynced: 0,
+                day,
+            });
         }
     }
-}
 
-impl Open {
     /// Takes the last `bytes` out again.
     fn take_back(&mut self, bytes: u64) -> io::Result<()> {
         let len = self.file.metadata()?.len();
@@ -358,7 +386,8 @@ impl Place for Log {
     fn check(&mut self) -> Result<(), Nack> {
         if self.open.is_none() {
             let now = postrider::clock::Clock::now(&postrider::clock::SystemClock);
-            self.open = Some(self.open(self.template.path(now), now)?);
+            let path = self.template.path(now);
+            self.open = Some(Open::new(&path, now, &self.settings, &self.keeper)?);
         }
         Ok(())
     }

@@ -1,1 +1,127 @@
-//! to come
+//! A disk that is full, a limit that is reached, a permission that is missing: the attempt is to be
+//! made again, the file holds whole lines, and once the cause is gone every line is there once.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use postrider::sink::{Attempt, Sink};
+use postrider_sinks::file::{FileSink, Fsync};
+
+use crate::support::{
+    all_nacked, as_child, attempt, child, deliver, lines, open, read, run, settings, skip,
+};
+
+/// Fills the file until a batch fails; that batch, and all that was acked before it. All lines of
+/// the failed batch are refused, and the file holds exactly what was acked.
+async fn until_full(sink: &FileSink, path: &Path, error: &str) -> (Vec<Attempt>, Vec<Attempt>) {
+    let mut acked = Vec::new();
+    for round in 0..10_000 {
+        // Lengths without a common divisor with any block: a write is cut in the middle of a line.
+        let batch: Vec<_> = (0..7).map(|n| attempt(format!("{round}-{n:0>97}"))).collect();
+        let outcomes = sink.deliver(&batch).await;
+        if outcomes[0].is_ok() {
+            assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+            acked.extend(batch);
+            continue;
+        }
+        let message = all_nacked(&outcomes, path).message();
+        assert!(message.contains(error), "{message}");
+        assert_eq!(read(path), lines(&acked));
+        return (acked, batch);
+    }
+    panic!("the file never got full");
+}
+
+/// `EFBIG` by `RLIMIT_FSIZE`: with its signal ignored, a write that crosses the limit comes through
+/// in part, and the next one fails.
+#[tokio::test]
+async fn a_file_at_its_size_limit() {
+    const THIS: &str = "full::a_file_at_its_size_limit";
+    if let Some((role, folder)) = child() {
+        let path = folder.join("events.ndjson");
+        let fsync = if role == "batch" { Fsync::Batch } else { Fsync::Never };
+        let sink = open(settings(&path).fsync(fsync));
+        let (mut acked, refused) = until_full(&sink, &path, "File too large").await;
+        assert!(!acked.is_empty());
+        // Again, with no more luck, and nothing changes.
+        assert!(sink.deliver(&refused).await.iter().all(Result::is_err));
+        assert_eq!(read(&path), lines(&acked));
+        let me = std::process::id().to_string();
+        let lifted = Command::new("prlimit").args(["--fsize=unlimited", "--pid", &me]).status();
+        assert!(lifted.unwrap().success());
+        deliver(&sink, &refused).await;
+        acked.extend(refused);
+        assert_eq!(read(&path), lines(&acked));
+        return;
+    }
+    if Command::new("prlimit").arg("--version").output().is_err() {
+        return skip(THIS, "prlimit is missing; it is in util-linux");
+    }
+    for fsync in ["batch", "never"] {
+        let folder = tempfile::tempdir().unwrap();
+        // 25 is SIGXFSZ; the soft limit counts blocks of 512 bytes.
+        let limited = ["sh", "-c", "trap '' 25; ulimit -S -f 9; exec \"$0\" \"$@\""];
+        run(as_child(&limited, THIS, fsync, folder.path()));
+    }
+}
+
+/// `ENOSPC` on a file system of 128 KiB, mounted in a namespace of the child's own.
+#[tokio::test]
+async fn a_full_disk() {
+    const THIS: &str = "full::a_full_disk";
+    if let Some((_, folder)) = child() {
+        let path = folder.join("events.ndjson");
+        let filler = folder.join("filler");
+        fs::write(&filler, vec![0; 64 << 10]).unwrap();
+        let sink = open(settings(&path));
+        let (mut acked, refused) = until_full(&sink, &path, "No space left on device").await;
+        fs::remove_file(&filler).unwrap();
+        deliver(&sink, &refused).await;
+        acked.extend(refused);
+        assert_eq!(read(&path), lines(&acked));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mount = "mount -t tmpfs -o size=128k none \"$POSTRIDER_TEST_FOLDER\"";
+    let mounted = ["unshare", "-rm", "sh", "-c", &format!("{mount} && exec \"$0\" \"$@\"")];
+    let can = Command::new("unshare")
+        .args(["-rm", "sh", "-c", mount])
+        .env("POSTRIDER_TEST_FOLDER", folder.path())
+        .output();
+    if !can.is_ok_and(|tried| tried.status.success()) {
+        return skip(THIS, "mounting in a user namespace is not allowed here");
+    }
+    run(as_child(&mounted, THIS, "fills the disk", folder.path()));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_missing_permission() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::process::CommandExt;
+    const THIS: &str = "full::a_missing_permission";
+    const NOBODY: u32 = 65534;
+    if let Some((_, folder)) = child() {
+        let path = folder.join("events.ndjson");
+        let sink = open(settings(&path));
+        let batch = [attempt(1), attempt(2)];
+        let outcomes = sink.deliver(&batch).await;
+        let message = all_nacked(&outcomes, &path).message();
+        assert!(message.contains("Permission denied"), "{message}");
+        assert_eq!(sink.check().await.unwrap_err().message(), message);
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let set = |mode| fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+    set(0o555);
+    let mut command = as_child(&[], THIS, "may not write", folder.path());
+    if fs::metadata(folder.path()).unwrap().uid() == 0 {
+        command.uid(NOBODY).gid(NOBODY); // Nothing is forbidden to root.
+        if let Err(error) = command.output() {
+            return skip(THIS, &format!("another user cannot start this program: {error}"));
+        }
+    }
+    run(command);
+    set(0o755);
+}

@@ -8,7 +8,7 @@ use postrider::sink::{CheckContext, Sink, SinkFactory};
 use postrider_sinks::file::{Factory, Fsync, Rotate};
 
 use crate::support::{
-    all_nacked, attempt, child, child_folder, deliver, line, lines, names, open, read, settings,
+    all_nacked, as_child, attempt, child, deliver, line, lines, names, open, read, run, settings,
 };
 
 #[tokio::test]
@@ -137,36 +137,29 @@ async fn a_second_endpoint_of_the_same_path_is_refused() {
 
 #[tokio::test]
 async fn a_second_process_is_refused_with_the_name_of_the_file() {
+    const THIS: &str = "lines::a_second_process_is_refused_with_the_name_of_the_file";
+    if let Some((role, folder)) = child() {
+        let path = folder.join("events.ndjson");
+        let sink = open(settings(&path));
+        let batch = [attempt("theirs"), attempt("theirs")];
+        if role == "writes" {
+            return deliver(&sink, &batch).await;
+        }
+        let outcomes = sink.deliver(&batch).await;
+        let message = all_nacked(&outcomes, &path).message();
+        assert!(message.contains("another process"), "{message}");
+        assert_eq!(sink.check().await.unwrap_err().message(), message);
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.ndjson");
     let sink = open(settings(&path));
-    deliver(&sink, &[attempt("ours")]).await;
-    let before = read(&path);
-    let output = child("lines::child_that_is_refused", folder.path()).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(read(&path), before, "the other process wrote nothing");
+    let ours = [attempt("ours")];
+    deliver(&sink, &ours).await;
+    run(as_child(&[], THIS, "is refused", folder.path()));
+    assert_eq!(read(&path), lines(&ours), "the other process wrote nothing");
     // When we let go, it may.
     sink.close().await.unwrap();
-    let output = child("lines::child_that_writes", folder.path()).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(read(&path).lines().count(), 2);
-}
-
-#[tokio::test]
-#[ignore = "a child process of another test"]
-async fn child_that_is_refused() {
-    let Some(folder) = child_folder() else { return };
-    let path = folder.join("events.ndjson");
-    let sink = open(settings(&path));
-    let outcomes = sink.deliver(&[attempt("theirs"), attempt("theirs")]).await;
-    let message = all_nacked(&outcomes, &path).message();
-    assert!(message.contains("another process"), "{message}");
-    assert_eq!(sink.check().await.unwrap_err().message(), message);
-}
-
-#[tokio::test]
-#[ignore = "a child process of another test"]
-async fn child_that_writes() {
-    let Some(folder) = child_folder() else { return };
-    deliver(&open(settings(&folder.join("events.ndjson"))), &[attempt("theirs")]).await;
+    run(as_child(&[], THIS, "writes", folder.path()));
+    assert_eq!(read(&path).lines().count(), 3);
 }

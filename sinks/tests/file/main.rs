@@ -7,3 +7,4 @@ mod lines;
 mod outside;
 mod rotation;
 mod support;
+mod warnings;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,7 +74,7 @@ pub(crate) fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The names in a folder, sorted: finished files in the order of writing.
+/// The names in a folder, sorted.
 pub(crate) fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(folder)
         .unwrap()
@@ -83,24 +84,57 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+/// What is in all files of a folder, finished ones first, in the order of writing.
+pub(crate) fn everything(folder: &Path) -> String {
+    let mut names = names(folder);
+    // `…Z.ndjson` comes before `…Z-1.ndjson`, and the current file, without a stamp, last.
+    names.sort_by_key(|name| {
+        let stem = name.split('.').next().unwrap().to_owned();
+        match stem.split_once("Z-") {
+            _ if !stem.contains('Z') => ("~".to_owned(), 0),
+            Some((stamp, counter)) => (format!("{stamp}Z"), counter.parse::<u32>().unwrap()),
+            None => (stem, 0),
+        }
+    });
+    names.iter().map(|name| read(&folder.join(name))).collect()
+}
+
 pub(crate) fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-/// This test binary, told to run one of its tests that is only there to be a child.
-pub(crate) fn child(test: &str, folder: &Path) -> std::process::Command {
-    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args(child_arguments(test)).env("POSTRIDER_TEST_CHILD", folder);
+/// Set in a child process: which part it plays, and in which folder.
+const ROLE: &str = "POSTRIDER_TEST_ROLE";
+const FOLDER: &str = "POSTRIDER_TEST_FOLDER";
+
+/// A program that runs the test called `test` of this binary, which finds out by [`child`] that it
+/// is the child; `before` are a program and arguments that this binary is handed to, if any.
+pub(crate) fn as_child(before: &[&str], test: &str, role: &str, folder: &Path) -> Command {
+    let this = std::env::current_exe().unwrap();
+    let mut command = match before {
+        [] => Command::new(this),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(this);
+            command
+        }
+    };
+    command.args(["--exact", test, "--nocapture"]).env(ROLE, role).env(FOLDER, folder);
     command
 }
 
-pub(crate) fn child_arguments(test: &str) -> [&str; 5] {
-    ["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]
+/// The role and folder of a child process; `None` in the test itself.
+pub(crate) fn child() -> Option<(String, PathBuf)> {
+    Some((std::env::var(ROLE).ok()?, std::env::var_os(FOLDER)?.into()))
 }
 
-/// The folder that the parent gave; a child's test that was started by hand has none.
-pub(crate) fn child_folder() -> Option<PathBuf> {
-    std::env::var_os("POSTRIDER_TEST_CHILD").map(PathBuf::from)
+/// Runs a child to its end, and expects it to succeed.
+pub(crate) fn run(mut command: Command) {
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {}\n{out}\n{err}", output.status);
+    assert!(out.contains("1 passed"), "the child ran no test: {out}");
 }
 
 /// Says that a test could not run here, and fails where that is forbidden.

@@ -1,2 +1,7 @@
 //! The stdout sink in real child processes: this test binary runs itself.
-#![cfg(feature = "stdout")]
+#![cfg(all(feature = "stdout", unix))]
+
+mod closed;
+mod style;
+mod support;
+mod whole;
