@@ -81,8 +81,14 @@ fn refuses_what_is_out_of_range() {
         change(&mut event);
         assert_eq!(event.validate().unwrap_err().to_string(), expect);
     };
-    check(|it| it.confidence = 1.01, "confidence: expected 0.0..=1.0, found 1.01");
-    check(|it| it.confidence = f64::NAN, "confidence: expected 0.0..=1.0, found NaN");
+    check(
+        |it| it.confidence = 1.01,
+        "confidence: expected a value of at least 0 and at most 1, found 1.01",
+    );
+    check(
+        |it| it.confidence = f64::NAN,
+        "confidence: expected a value of at least 0 and at most 1, found NaN",
+    );
     check(
         |it| it.best_model.clear(),
         "bestModel: expected a value that is not empty, found 0 characters",
@@ -96,7 +102,7 @@ fn refuses_what_is_out_of_range() {
         "modelUrl: expected an absolute http or https URL, found one that does not begin with \
          https:// or http://",
     );
-    check(|it| it.images_count = -1, "images: expected 0.., found -1");
+    check(|it| it.images_count = -1, "images: expected a value of at least 0, found -1");
     check(|it| it.tags = vec![String::new(); 3], "labels: expected at most 2 elements, found 3");
     check(|it| it.at = -1, "at: expected a time after 1970, found -1");
     // What is not there is not checked; 20 characters of two bytes are 20.
@@ -119,7 +125,12 @@ fn fields_are_called_as_serde_calls_them() {
 fn publish_refuses_with_the_field() {
     let error = NewEvent::of(&Match { confidence: 87.0, ..sample() }).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert!(error.chain().contains("confidence: expected 0.0..=1.0, found 87"), "{error:?}");
+    assert!(
+        error
+            .chain()
+            .contains("confidence: expected a value of at least 0 and at most 1, found 87"),
+        "{error:?}"
+    );
 }
 
 #[derive(Serialize, Event)]
@@ -173,5 +184,8 @@ fn other_shapes() {
     assert!(NewEvent::of(&generic).is_err());
     assert_eq!(generic.r#type, 1);
     assert_eq!(Tuple(0, 9).key().as_deref(), Some("9"));
-    assert_eq!(Tuple(0, 10).validate().unwrap_err().to_string(), "1: expected 1..10, found 10");
+    assert_eq!(
+        Tuple(0, 10).validate().unwrap_err().to_string(),
+        "1: expected a value of at least 1 and below 10, found 10"
+    );
 }

@@ -157,11 +157,10 @@ fn field_checks(found: &Found<'_>, rename_all: Option<&str>, krate: &syn::Path) 
     let Found { field, number, member, on } = found;
     let name = payload_name(field, *number, rename_all);
     let checks = quote!(#krate::event::checks);
-    let range = on.range.as_ref().map(|range| {
-        // `0.0 ..= 1.0` is how tokens print.
-        let expected = range.to_string().replace(' ', "");
-        quote_spanned!(range.span()=> #checks::range(#name, value, &(#range), #expected)?;)
-    });
+    let range = on
+        .range
+        .as_ref()
+        .map(|range| quote_spanned!(range.span()=> #checks::range(#name, value, &(#range))?;));
     let url = on.url.as_ref().map(|at| quote_spanned!(at.span()=> #checks::url(#name, value)?;));
     let not_empty = on
         .not_empty

@@ -30,7 +30,7 @@ use syn::{DeriveInput, parse_macro_input};
 /// let wrong = Match { best_model: "a.glb".into(), confidence: 87.0, model_url: None };
 /// assert_eq!(
 ///     wrong.validate().unwrap_err().to_string(),
-///     "confidence: expected 0.0..=1.0, found 87"
+///     "confidence: expected a value of at least 0 and at most 1, found 87"
 /// );
 /// ```
 ///

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub use id::{ENDPOINT_ID_BYTES_MAX, EndpointId, InvalidEndpointId};
 
+use crate::delivery::{Cause, Nack};
 use crate::error::{Error, ErrorKind};
 use crate::retry;
 use crate::route::Pattern;
@@ -100,6 +101,17 @@ impl Endpoint {
     /// The events it asks for.
     pub fn events(&self) -> &[Pattern] {
         &self.events
+    }
+
+    /// Asks whether the place can be reached, within the endpoint's timeout; delivers nothing.
+    ///
+    /// # Errors
+    /// The failure that a delivery would meet now.
+    pub async fn check(&self) -> Result<(), Nack> {
+        let timeout = self.policy.timeout;
+        tokio::time::timeout(timeout, self.sink.check()).await.unwrap_or_else(|_| {
+            Err(Nack::retry(Cause::Timeout, format!("no answer within {timeout:?}")))
+        })
     }
 
     /// How it is served.

@@ -4,19 +4,33 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Display;
 use std::net::Ipv6Addr;
-use std::ops::RangeBounds;
+use std::ops::{Bound, RangeBounds};
 
 pub use serde::Serialize;
 
 use super::Invalid;
 
 /// `#[event(range = …)]`; a NaN is in no range.
-pub fn range<T, R>(field: &str, value: &T, range: &R, expected: &str) -> Result<(), Invalid>
+pub fn range<T, R>(field: &str, value: &T, range: &R) -> Result<(), Invalid>
 where
     T: PartialOrd + Display,
     R: RangeBounds<T>,
 {
-    if range.contains(value) { Ok(()) } else { Err(Invalid::new(field, expected, value)) }
+    if range.contains(value) {
+        return Ok(());
+    }
+    let from = match range.start_bound() {
+        Bound::Included(from) => format!("at least {from}"),
+        Bound::Excluded(from) => format!("above {from}"),
+        Bound::Unbounded => String::new(),
+    };
+    let to = match range.end_bound() {
+        Bound::Included(to) => format!("at most {to}"),
+        Bound::Excluded(to) => format!("below {to}"),
+        Bound::Unbounded => String::new(),
+    };
+    let both = if from.is_empty() || to.is_empty() { "" } else { " and " };
+    Err(Invalid::new(field, format!("a value of {from}{both}{to}"), value))
 }
 
 /// `#[event(not_empty)]`.

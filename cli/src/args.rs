@@ -1,0 +1,119 @@
+//! The command line: its shape and help. Values are checked by the commands.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use postrider::config::HumanDuration;
+use postrider::{EventId, Timestamp};
+
+/// Delivers events to webhooks, files and the terminal, and never loses one.
+#[derive(Debug, Parser)]
+#[command(name = "postrider", version, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 done, 1 it failed, 2 wrong usage or invalid configuration.")]
+pub(crate) struct Args {
+    /// The configuration [default: postrider.toml, postrider.json or webhook_config.json in this
+    /// folder, the first that exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Writes JSON for machines to stdout; logs stay on stderr
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Says nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+
+    /// Says more: -v every attempt that failed, -vv every attempt, -vvv everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Writes a commented postrider.toml to start from
+    Init(Init),
+    /// Validates the configuration: every error at once, with file, line and remedy
+    Check(Check),
+    /// Accepts events and delivers them
+    Publish(Publish),
+    /// Prints the JSON Schema of the configuration
+    Schema,
+    /// Prints the reference of the configuration as Markdown
+    ConfigReference,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Init {
+    /// The file to write
+    #[arg(default_value = "postrider.toml", value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Replaces a file that is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Check {
+    /// Asks each enabled endpoint whether it can be reached; sends no event
+    #[arg(long)]
+    pub(crate) connect: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Publish {
+    /// The event's type, such as match or model.uploaded
+    #[arg(value_name = "TYPE", required_unless_present = "file", conflicts_with = "file")]
+    pub(crate) kind: Option<String>,
+
+    /// The payload: JSON, @FILE, or - for standard input [default: {}]
+    #[arg(long, value_name = "JSON|@FILE|-", conflicts_with = "file", allow_hyphen_values = true)]
+    pub(crate) data: Option<String>,
+
+    /// The event's id; publishing one again delivers nothing new [default: a new UUIDv7]
+    #[arg(long, value_name = "ID", conflicts_with = "file")]
+    pub(crate) id: Option<EventId>,
+
+    /// The ordering key
+    #[arg(long, value_name = "KEY", conflicts_with = "file")]
+    pub(crate) key: Option<String>,
+
+    /// When the event happened, as RFC 3339 [default: now]
+    #[arg(long, value_name = "TIME", conflicts_with = "file")]
+    pub(crate) timestamp: Option<Timestamp>,
+
+    /// When the event is worthless: no attempt starts after it
+    #[arg(long, value_name = "TIME", conflicts_with = "file")]
+    pub(crate) expires_at: Option<Timestamp>,
+
+    /// Publishes the events of a file, one JSON object a line: {"type","data"} with "id", "key",
+    /// "timestamp" and "expires_at" where wanted; - for standard input
+    #[arg(long, value_name = "EVENTS.ndjson")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// How long to wait for deliveries
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    wait: HumanDuration,
+}
+
+impl Publish {
+    pub(crate) fn wait(&self) -> Duration {
+        self.wait.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Args;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,31 @@
+//! The commands, one file each.
+
+pub(crate) mod check;
+pub(crate) mod init;
+pub(crate) mod publish;
+pub(crate) mod schema;
+
+use postrider::config::{Config, Loader};
+
+use crate::Failure;
+use crate::args::Args;
+use crate::output::Output;
+
+/// The configuration that the command works with; its warnings are said.
+fn config(args: &Args, output: &Output) -> Result<Config, Failure> {
+    let config = loader(args)?.load()?;
+    for warning in &config.warnings {
+        output.warning(warning);
+    }
+    Ok(config)
+}
+
+fn loader(args: &Args) -> Result<Loader, Failure> {
+    let loader = Config::loader().registry(&postrider_sinks::registry());
+    if let Some(file) = &args.config {
+        return Ok(loader.file(file));
+    }
+    let folder = std::env::current_dir()
+        .map_err(|error| Failure::failed(format!("failed to find the current folder: {error}")))?;
+    Ok(loader.find(folder))
+}

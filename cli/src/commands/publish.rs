@@ -1,0 +1,160 @@
+//! `postrider publish`: accepts events and delivers them.
+
+mod events;
+
+use std::collections::BTreeMap;
+
+use postrider::delivery::{DeliveryId, State};
+use postrider::store::{DeliveryRecord, Durability};
+use postrider::{Bus, NewEvent, Receipt};
+use serde::Serialize;
+
+use super::config;
+use crate::args::{Args, Publish};
+use crate::output::Output;
+use crate::{Exit, Failure};
+
+/// Events that are published in one write.
+const BATCH: usize = 500;
+/// Deliveries that are shown one by one; of more, only the counts and the failures.
+const SHOWN_MAX: usize = 20;
+
+#[derive(Serialize)]
+struct Report {
+    accepted: Vec<Accepted>,
+    deliveries: Vec<Delivery>,
+}
+
+#[derive(Serialize)]
+struct Accepted {
+    id: String,
+    endpoints: usize,
+    duplicate: bool,
+}
+
+/// How a delivery stands after the wait.
+#[derive(Serialize)]
+struct Delivery {
+    id: DeliveryId,
+    event: String,
+    endpoint: String,
+    state: &'static str,
+    attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+}
+
+pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Result<Exit, Failure> {
+    let config = config(args, output)?;
+    let batch = BATCH.min(config.bus.batch_events_max);
+    // Everything is read and checked before anything is accepted.
+    let mut events = events::read(publish)?;
+    let bus = Bus::open(config).await?;
+    let is_durable = bus.capabilities().durability > Durability::Memory;
+    if !is_durable {
+        tracing::info!("no bus.data_dir: events are kept in memory, for the length of this command");
+    }
+
+    let mut receipts = Vec::with_capacity(events.len());
+    while !events.is_empty() {
+        let rest = events.split_off(batch.min(events.len()));
+        let now: Vec<NewEvent> = std::mem::replace(&mut events, rest);
+        receipts.extend(bus.publish_all(now).await?);
+    }
+    bus.flush(publish.wait()).await?;
+    let mut deliveries = Vec::new();
+    for receipt in &receipts {
+        for id in receipt.deliveries() {
+            deliveries.push(describe(&id, bus.delivery(&id).await?));
+        }
+    }
+    bus.shutdown(std::time::Duration::ZERO).await?;
+
+    show(&receipts, &deliveries, output)?;
+    let dead = count(&deliveries, "dead") + count(&deliveries, "expired");
+    let owed = deliveries.len() - dead - count(&deliveries, "delivered");
+    let accepted = receipts.iter().map(|receipt| Accepted {
+        id: receipt.event().to_string(),
+        endpoints: receipt.endpoints().len(),
+        duplicate: receipt.is_duplicate(),
+    });
+    output.json(&Report { accepted: accepted.collect(), deliveries })?;
+    if dead > 0 {
+        return Err(Failure::failed(format!("{dead} deliveries were given up")));
+    }
+    if owed > 0 && !is_durable {
+        return Err(Failure::failed(format!(
+            "{owed} deliveries were not made within --wait and end with this command; set bus.data_dir \
+             to keep them"
+        )));
+    }
+    Ok(Exit::Done)
+}
+
+fn count(deliveries: &[Delivery], state: &str) -> usize {
+    deliveries.iter().filter(|delivery| delivery.state == state).count()
+}
+
+fn describe(id: &DeliveryId, record: Option<DeliveryRecord>) -> Delivery {
+    let mut delivery = Delivery {
+        id: id.clone(),
+        event: id.event().to_string(),
+        endpoint: id.endpoint().to_string(),
+        // Settled, and its room was needed for later events of this very command.
+        state: "delivered",
+        attempts: 1,
+        reason: None,
+        status: None,
+    };
+    let Some(record) = record else { return delivery };
+    delivery.attempts = record.attempts_made;
+    let last = record.attempts.last();
+    delivery.status = last.and_then(|attempt| attempt.status);
+    let failure = last.map(|attempt| attempt.message.clone()).filter(|message| !message.is_empty());
+    (delivery.state, delivery.reason) = match record.state {
+        State::Delivered => ("delivered", None),
+        State::Expired => ("expired", Some(failure.unwrap_or_else(|| "its deadline passed".to_owned()))),
+        State::Dead { .. } => ("dead", failure),
+        _ => ("waiting", Some(failure.unwrap_or_else(|| "not attempted yet".to_owned()))),
+    };
+    delivery
+}
+
+/// The account for people: few deliveries one by one, many as counts and the failures.
+fn show(receipts: &[Receipt], deliveries: &[Delivery], output: &Output) -> Result<(), Failure> {
+    let duplicates = receipts.iter().filter(|receipt| receipt.is_duplicate()).count();
+    let unmatched = receipts.iter().filter(|receipt| receipt.endpoints().is_empty()).count();
+    match receipts {
+        [receipt] => output.line(format_args!("accepted {}", receipt.event()))?,
+        receipts => output.line(format_args!("accepted {} events", receipts.len()))?,
+    }
+    if duplicates > 0 {
+        output.line(format_args!("  {duplicates} published before: nothing new is delivered"))?;
+    }
+    if unmatched > 0 {
+        output.line(format_args!("  {unmatched} that no endpoint asks for"))?;
+    }
+    if deliveries.len() > SHOWN_MAX {
+        let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for delivery in deliveries {
+            *counts.entry((&delivery.endpoint, delivery.state)).or_default() += 1;
+        }
+        for ((endpoint, state), count) in counts {
+            let mark = output.mark(state == "delivered");
+            output.line(format_args!("{mark} {endpoint}: {count} {state}"))?;
+        }
+    }
+    let shown = deliveries.iter().filter(|delivery| {
+        deliveries.len() <= SHOWN_MAX || delivery.state != "delivered"
+    });
+    for delivery in shown.take(SHOWN_MAX) {
+        let mark = output.mark(delivery.state == "delivered");
+        let Delivery { endpoint, state, attempts, .. } = delivery;
+        let times = if *attempts > 1 { format!(" after {attempts} attempts") } else { String::new() };
+        let reason = delivery.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        output.line(format_args!("{mark} {endpoint}: {state}{times}{reason}"))?;
+    }
+    Ok(())
+}

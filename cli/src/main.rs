@@ -1,0 +1,110 @@
+//! `postrider`: events from the command line.
+//!
+//! Reads the arguments, starts logging on stderr, runs one command, and turns what became of it into
+//! an exit code. Only this crate prints.
+
+mod args;
+mod commands;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+use output::Output;
+
+/// How a command ended: the program's exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// 0: done.
+    Done,
+    /// 1: it failed; the reason is on stderr.
+    Failed,
+    /// 2: wrong usage or an invalid configuration. (Wrong usage also comes from clap, as 2.)
+    Invalid,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Invalid => 2,
+        })
+    }
+}
+
+/// A command that ended badly, with what to say on stderr.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    /// It failed (1).
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Failed, message: message.into() }
+    }
+
+    /// Wrong usage or an invalid configuration (2).
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Invalid, message: message.into() }
+    }
+}
+
+impl From<postrider::Error> for Failure {
+    fn from(error: postrider::Error) -> Self {
+        let message = format!("failed to {}", error.chain());
+        match error.kind() {
+            postrider::ErrorKind::Config => Self::invalid(message),
+            _ => Self::failed(message),
+        }
+    }
+}
+
+impl From<postrider::config::ConfigErrors> for Failure {
+    fn from(errors: postrider::config::ConfigErrors) -> Self {
+        Self::invalid(errors.to_string())
+    }
+}
+
+/// A command that cannot write its output has nobody to tell more than the reason.
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::failed(format!("failed to write to stdout: {error}"))
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    output::log(&args);
+    let output = Output::new(&args);
+    let done = match &args.command {
+        Command::Init(init) => commands::init::run(init, &output),
+        Command::Check(check) => run_async(commands::check::run(&args, check, &output)),
+        Command::Publish(publish) => run_async(commands::publish::run(&args, publish, &output)),
+        Command::Schema => commands::schema::schema(&output),
+        Command::ConfigReference => commands::schema::reference(&output),
+    };
+    match done {
+        Ok(exit) => exit.into(),
+        // Whoever read our output has seen enough (`postrider … | head`).
+        Err(failure) if output.is_closed() => {
+            tracing::debug!(message = failure.message, "stdout was closed");
+            Exit::Done.into()
+        }
+        Err(failure) => {
+            output.error(&failure.message);
+            failure.exit.into()
+        }
+    }
+}
+
+fn run_async(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime
+        .map_err(|error| Failure::failed(format!("failed to start the runtime: {error}")))?
+        .block_on(command)
+}

@@ -1,0 +1,93 @@
+//! What is printed: people's output or JSON on stdout, logs and errors on stderr.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::args::Args;
+
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+const WARNING: Style = AnsiColor::Yellow.on_default();
+const GOOD: Style = AnsiColor::Green.on_default();
+
+/// Where a command prints. Colours appear on a terminal only, and not where `NO_COLOR` is set.
+pub(crate) struct Output {
+    json: bool,
+    quiet: bool,
+    is_closed: Cell<bool>,
+}
+
+impl Output {
+    pub(crate) fn new(args: &Args) -> Self {
+        Self { json: args.json, quiet: args.quiet, is_closed: Cell::new(false) }
+    }
+
+    /// Whether stdout is for machines.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether whoever read stdout has gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.get()
+    }
+
+    /// A line for people; nothing where stdout is for machines or nothing is wanted.
+    pub(crate) fn line(&self, line: impl fmt::Display) -> io::Result<()> {
+        if self.json || self.quiet { Ok(()) } else { self.write(line) }
+    }
+
+    /// The JSON document of a command, on one line; nothing where stdout is for people.
+    pub(crate) fn json(&self, document: &impl Serialize) -> io::Result<()> {
+        if !self.json {
+            return Ok(());
+        }
+        self.write(serde_json::to_string(document)?)
+    }
+
+    /// What a command is asked for, to people and machines alike (a schema, a generated page).
+    pub(crate) fn text(&self, text: impl fmt::Display) -> io::Result<()> {
+        self.write(text)
+    }
+
+    fn write(&self, line: impl fmt::Display) -> io::Result<()> {
+        let mut stdout = anstream::stdout().lock();
+        writeln!(stdout, "{line}").and_then(|()| stdout.flush()).inspect_err(|error| {
+            self.is_closed.set(error.kind() == io::ErrorKind::BrokenPipe);
+        })
+    }
+
+    /// An error, on stderr. Nobody is left to tell where that fails.
+    pub(crate) fn error(&self, message: impl fmt::Display) {
+        let _ = writeln!(anstream::stderr(), "{ERROR}error:{ERROR:#} {message}");
+    }
+
+    /// A warning, on stderr.
+    pub(crate) fn warning(&self, message: impl fmt::Display) {
+        if !self.quiet {
+            let _ = writeln!(anstream::stderr(), "{WARNING}warning:{WARNING:#} {message}");
+        }
+    }
+
+    /// The mark before something that is well, or is not.
+    pub(crate) fn mark(&self, is_well: bool) -> String {
+        if is_well { format!("{GOOD}✓{GOOD:#}") } else { format!("{ERROR}✗{ERROR:#}") }
+    }
+}
+
+/// Starts logging to stderr: warnings, or as `-q` and `-v` say.
+pub(crate) fn log(args: &Args) {
+    let level = match (args.quiet, args.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (false, 0) => LevelFilter::WARN,
+        (false, 1) => LevelFilter::INFO,
+        (false, 2) => LevelFilter::DEBUG,
+        (false, _) => LevelFilter::TRACE,
+    };
+    let ansi = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+    tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(ansi).init();
+}
