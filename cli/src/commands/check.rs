@@ -58,7 +58,12 @@ pub(crate) async fn run(args: &Args, check: &Check, output: &Output) -> Result<E
         let mark = output.mark(line.error.is_none());
         let off = if line.enabled { "" } else { " (disabled: deliveries are held)" };
         output.line(format_args!("{mark} {}{off}", line.name))?;
-        output.line(format_args!("  {} to {}, events {}", line.sink, line.target, line.events.join(", ")))?;
+        output.line(format_args!(
+            "  {} to {}, events {}",
+            line.sink,
+            line.target,
+            line.events.join(", ")
+        ))?;
         match (&line.error, line.reachable) {
             (Some(error), _) => output.line(format_args!("  cannot be reached: {error}"))?,
             (None, Some(true)) => output.line("  can be reached")?,

@@ -29,6 +29,8 @@ pub(crate) fn run(args: &Init, output: &Output) -> Result<Exit, Failure> {
     }
     output.json(&serde_json::json!({ "written": args.file }))?;
     output.line(format_args!("wrote {shown}"))?;
-    output.line("next: postrider check, then postrider publish match --data '{\"confidence\":0.87}'")?;
+    output.line(
+        "next: postrider check, then postrider publish match --data '{\"confidence\":0.87}'",
+    )?;
     Ok(Exit::Done)
 }

@@ -54,7 +54,9 @@ pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Resu
     let bus = Bus::open(config).await?;
     let is_durable = bus.capabilities().durability > Durability::Memory;
     if !is_durable {
-        tracing::info!("no bus.data_dir: events are kept in memory, for the length of this command");
+        tracing::info!(
+            "no bus.data_dir: events are kept in memory, for the length of this command"
+        );
     }
 
     let mut receipts = Vec::with_capacity(events.len());
@@ -115,7 +117,9 @@ fn describe(id: &DeliveryId, record: Option<DeliveryRecord>) -> Delivery {
     let failure = last.map(|attempt| attempt.message.clone()).filter(|message| !message.is_empty());
     (delivery.state, delivery.reason) = match record.state {
         State::Delivered => ("delivered", None),
-        State::Expired => ("expired", Some(failure.unwrap_or_else(|| "its deadline passed".to_owned()))),
+        State::Expired => {
+            ("expired", Some(failure.unwrap_or_else(|| "its deadline passed".to_owned())))
+        }
         State::Dead { .. } => ("dead", failure),
         _ => ("waiting", Some(failure.unwrap_or_else(|| "not attempted yet".to_owned()))),
     };
@@ -146,14 +150,16 @@ fn show(receipts: &[Receipt], deliveries: &[Delivery], output: &Output) -> Resul
             output.line(format_args!("{mark} {endpoint}: {count} {state}"))?;
         }
     }
-    let shown = deliveries.iter().filter(|delivery| {
-        deliveries.len() <= SHOWN_MAX || delivery.state != "delivered"
-    });
+    let shown = deliveries
+        .iter()
+        .filter(|delivery| deliveries.len() <= SHOWN_MAX || delivery.state != "delivered");
     for delivery in shown.take(SHOWN_MAX) {
         let mark = output.mark(delivery.state == "delivered");
         let Delivery { endpoint, state, attempts, .. } = delivery;
-        let times = if *attempts > 1 { format!(" after {attempts} attempts") } else { String::new() };
-        let reason = delivery.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let times =
+            if *attempts > 1 { format!(" after {attempts} attempts") } else { String::new() };
+        let reason =
+            delivery.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         output.line(format_args!("{mark} {endpoint}: {state}{times}{reason}"))?;
     }
     Ok(())

@@ -9,7 +9,7 @@ use super::clean::Cleaner;
 use super::layers::Environment;
 use super::origin::Origins;
 use super::path::KeyPath;
-use super::raw::{RawBus, RawConfig, RawEndpoint, RawNetwork, RawOrder, RawPolicy, RawServer};
+use super::raw::{RawBus, RawConfig, RawEndpoint, RawPolicy, RawServer, RawToken};
 use super::report::Report;
 use super::schema::{SINK_DEFAULT, Schema, nearest};
 use super::{
@@ -41,6 +41,7 @@ pub(super) fn check(tree: &Value, given: &Given<'_>) -> Result<Config, Vec<Confi
         _ => Dict::new(),
     };
     let (defaults, inherited) = checker.split_defaults(root.remove("defaults"));
+    let server = checker.server(root.remove("server"));
     let raw = checker.report.read(
         Value::from(root),
         &KeyPath::default(),
@@ -48,17 +49,26 @@ pub(super) fn check(tree: &Value, given: &Given<'_>) -> Result<Config, Vec<Confi
     );
     let raw = raw.unwrap_or_default();
 
-    let network = checker.network(&raw.network);
+    let network = raw.network.allow.iter().fold(NetworkPolicy::public_only(), |policy, network| {
+        policy.allow(&network.0).expect("checked when it was read")
+    });
+    let bus = checker.bus(raw.bus);
     let config = Config {
         enabled: raw.enabled,
-        bus: checker.bus(raw.bus),
-        server: checker.server(raw.server),
+        bus,
+        server,
         endpoints: checker.endpoints(endpoints, &defaults, &inherited, &network),
         network,
         warnings: Vec::new(),
         path: None,
         document: None,
     };
+    if config.bus.data_dir.is_none() {
+        let path = KeyPath::default().key("bus").key("data_dir");
+        let warning = "not set: accepted events are kept in memory, and lost when the process ends";
+        let warning = checker.report.error(&path, warning);
+        checker.report.warnings.push(warning.remedy("set it to a folder"));
+    }
     let Report { errors, warnings, .. } = checker.report;
     if errors.is_empty() { Ok(Config { warnings, ..config }) } else { Err(errors) }
 }
@@ -100,16 +110,7 @@ impl Checker<'_, '_> {
     }
 
     fn policy(&mut self, table: Value, path: &KeyPath) -> RawPolicy {
-        let policy = self.report.read(table, path, Value::deserialize::<RawPolicy>);
-        let policy = policy.unwrap_or_default();
-        if matches!(policy.order, Some(RawOrder::Key | RawOrder::All)) {
-            let path = path.key("order");
-            let found = self.report.show_at(&path);
-            let error = self.report.error(&path, "expected \"none\"").found(found);
-            let error = error.remedy("this version does not keep an order yet");
-            self.report.push(&path, error);
-        }
-        policy
+        self.report.read(table, path, Value::deserialize::<RawPolicy>).unwrap_or_default()
     }
 
     fn bus(&mut self, raw: RawBus) -> BusSettings {
@@ -156,52 +157,55 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn network(&mut self, raw: &RawNetwork) -> NetworkPolicy {
-        let path = KeyPath::default().key("network").key("allow");
-        let mut policy = NetworkPolicy::public_only();
-        for (index, network) in raw.allow.iter().enumerate() {
-            match policy.clone().allow(network) {
-                Ok(wider) => policy = wider,
-                // Positions are those of the file only where no element was left out.
-                Err(_) if !self.report.is_clean(&path) && raw.allow.len() == 1 => {}
-                Err(error) => {
-                    let path = path.index(index);
-                    let message = error.to_string();
-                    let message = message.split(", found ").next().unwrap_or_default();
-                    let found = self.report.show(&Value::from(network.as_str()), &path);
-                    let error = self.report.error(&path, message).found(found);
-                    self.report.push(&path, error);
-                }
+    /// Tokens are read one by one, so that a mistake in one moves no other to a wrong position.
+    fn server(&mut self, table: Option<Value>) -> ServerSettings {
+        let path = KeyPath::default().key("server");
+        let mut table = table.unwrap_or_else(|| Value::from(Dict::new()));
+        let tokens = match &mut table {
+            Value::Dict(_, table) => table.remove("tokens"),
+            _ => None,
+        };
+        let raw = self.report.read(table, &path, Value::deserialize::<RawServer>);
+        let mut first: HashMap<String, KeyPath> = HashMap::new();
+        let mut checked = Vec::new();
+        for (path, token) in self.elements(tokens, &path.key("tokens")) {
+            let Some(raw) = self.report.read(token, &path, Value::deserialize::<RawToken>) else {
+                continue;
+            };
+            if raw.token.expose().trim().is_empty() {
+                self.report.fail(&path.key("token"), "expected a token, found none");
             }
+            if let Some(other) = first.get(&raw.name) {
+                let place = self.report.origin(other).place();
+                let message = format!("already the name of {other} ({place})");
+                let error = self.report.error(&path.key("name"), message);
+                self.report.push(&path.key("name"), error.remedy("give one of them another name"));
+            } else {
+                first.insert(raw.name.clone(), path);
+            }
+            checked.push(Token { name: raw.name, token: raw.token, scopes: raw.scopes });
         }
-        policy
+        ServerSettings { listen: raw.unwrap_or_default().listen.0, tokens: checked }
     }
 
-    fn server(&mut self, raw: RawServer) -> ServerSettings {
-        let path = KeyPath::default().key("server").key("tokens");
-        let mut first = HashMap::new();
-        for (index, token) in raw.tokens.iter().enumerate() {
-            let path = path.index(index);
-            if token.token.expose().trim().is_empty() {
-                let error = self.report.error(&path.key("token"), "expected a token, found none");
-                self.report.push(&path.key("token"), error);
-            }
-            if let Some(other) = first.insert(token.name.clone(), path.clone()) {
-                self.twice(&path.key("name"), &other.key("name"), "name of a token");
+    /// The tables of a list, each with its path.
+    fn elements(&mut self, list: Option<Value>, path: &KeyPath) -> Vec<(KeyPath, Value)> {
+        match list {
+            None | Some(Value::Empty(..)) => Vec::new(),
+            Some(Value::Array(_, items)) => items
+                .into_iter()
+                .enumerate()
+                .map(|(index, value)| (path.index(index), value))
+                .collect(),
+            Some(other) => {
+                let found = self.report.show(&other, path);
+                let error = self.report.error(path, "expected a list of tables").found(found);
+                let is_text = self.report.raw_text(path).is_some();
+                let remedy = if is_text { "write JSON: [{ … }]" } else { "" };
+                self.report.push(path, error.remedy(remedy));
+                Vec::new()
             }
         }
-        let tokens = raw.tokens.into_iter();
-        let tokens =
-            tokens.map(|raw| Token { name: raw.name, token: raw.token, scopes: raw.scopes });
-        ServerSettings { listen: raw.listen.0, tokens: tokens.collect() }
-    }
-
-    /// The same value stands at two places where it may stand at one.
-    fn twice(&mut self, path: &KeyPath, other: &KeyPath, what: &str) {
-        let first = self.report.origin(other).place();
-        let message = format!("the same {what} as {other} ({first})");
-        let error = self.report.error(path, message).remedy("give one of them another");
-        self.report.push(path, error);
     }
 
     fn endpoints(
@@ -211,21 +215,10 @@ impl Checker<'_, '_> {
         inherited: &Dict,
         network: &NetworkPolicy,
     ) -> Vec<EndpointConfig> {
-        let path = KeyPath::default().key("endpoints");
-        let endpoints = match endpoints {
-            None | Some(Value::Empty(..)) => Vec::new(),
-            Some(Value::Array(_, endpoints)) => endpoints,
-            Some(other) => {
-                let found = self.report.show(&other, &path);
-                let error = self.report.error(&path, "expected a list of tables").found(found);
-                self.report.push(&path, error);
-                Vec::new()
-            }
-        };
+        let endpoints = self.elements(endpoints, &KeyPath::default().key("endpoints"));
         let mut checked: Vec<EndpointConfig> = Vec::with_capacity(endpoints.len());
         let mut first: HashMap<EndpointId, KeyPath> = HashMap::new();
-        for (index, endpoint) in endpoints.into_iter().enumerate() {
-            let path = path.index(index);
+        for (path, endpoint) in endpoints {
             let found = self.endpoint(endpoint, &path, defaults, inherited, network);
             self.report.inherited.clear();
             let Some(endpoint) = found else { continue };
@@ -294,7 +287,11 @@ impl Checker<'_, '_> {
             return None;
         }
         let sink = self.report.read(Value::from(settings), path, |settings| {
-            self.given.registry.prepare(&sink, settings).expect("the sink is known")
+            self.given
+                .registry
+                .prepare(&sink, settings)
+                .expect("the sink is known")
+                .map_err(|error| *error)
         })?;
         self.finish(identity, policy, sink, path, network)
     }

@@ -2,6 +2,7 @@
 //! variables. Unknown keys are left out; other mistakes are reported and left in, and the second
 //! pass, by serde, does not report them again.
 
+use std::cmp::Ordering;
 use std::path::Path;
 
 use figment::value::{Dict, Value};
@@ -10,13 +11,13 @@ use serde_json::{Map, Value as Json};
 use super::layers::Environment;
 use super::origin::Source;
 use super::path::KeyPath;
-use super::report::Report;
+use super::report::{Report, integer};
 use super::schema::{allows, is_secret, nearest};
-use super::secret::read_secret_file;
+use super::secret::{is_variable_name, read_secret_file};
 use super::{ByteSize, HumanDuration};
 
 /// Keys that the design names and that a later version builds.
-const LATER: [&str; 4] = ["rate", "order", "filter", "transform"];
+const LATER: [&str; 3] = ["rate", "filter", "transform"];
 
 /// The first pass.
 pub(super) struct Cleaner<'c, 'r> {
@@ -58,6 +59,11 @@ impl Cleaner<'_, '_> {
             Some(others) => others == false,
             None => node.get("properties").is_some(),
         };
+        for key in node["required"].as_array().into_iter().flatten().filter_map(Json::as_str) {
+            if table.get(key).is_none_or(|value| matches!(value, Value::Empty(..))) {
+                self.report.missing(&path.key(key));
+            }
+        }
         let mut kept = Dict::new();
         for (key, value) in table {
             let path = path.key(&key);
@@ -127,7 +133,12 @@ impl Cleaner<'_, '_> {
         };
         let (found, remedy) = match reference {
             Some((kind, Value::String(_, name))) if kind == "env" => {
-                (self.environment.secret(name), format!("set {name} before starting"))
+                let remedy = if is_variable_name(name) {
+                    format!("set {name} before starting")
+                } else {
+                    "write { env = \"NAME\" }, or the secret itself without env".to_owned()
+                };
+                (self.environment.secret(name), remedy)
             }
             Some((kind, Value::String(_, file))) if kind == "file" => {
                 let file = match self.report.origin(path).document.folder() {
@@ -151,25 +162,36 @@ impl Cleaner<'_, '_> {
 
     /// Checks the bounds that the schema states.
     fn scalar(&mut self, value: Value, node: &Json, path: &KeyPath) -> Value {
-        let message = match &value {
+        let choices = choices(node);
+        let (message, remedy) = match &value {
+            // figment would take a number for the position of a choice.
+            Value::Num(..) if !choices.is_empty() => (Some(one_of(&choices)), None),
             Value::Num(_, number) => {
-                let is_choice =
-                    node.get("enum").is_some() || node["oneOf"][0].get("const").is_some();
-                match number.to_f64().or_else(|| number.to_i128().map(|number| number as f64)) {
-                    // figment would take the number for the position of a choice.
-                    _ if is_choice => Some(format!("expected {}", choices(node))),
-                    Some(number) => within(number, node).or_else(|| size(&value, node)),
-                    None => None,
+                let as_float =
+                    number.to_f64().or_else(|| integer(*number).map(|number| number as f64));
+                let message = as_float.and_then(|number| within(number, node));
+                (message.or_else(|| size(&value, node)), None)
+            }
+            Value::String(_, text) if !choices.is_empty() => {
+                if choices.contains(&text.as_str()) {
+                    (None, None)
+                } else {
+                    let nearest = nearest(text, choices.iter().copied());
+                    let nearest = nearest.map(|nearest| format!("did you mean {nearest:?}?"));
+                    let remedy = node["x-remedy"].as_str().map(ToOwned::to_owned);
+                    (Some(one_of(&choices)), nearest.or(remedy))
                 }
             }
-            Value::String(_, text) => length(text.chars().count(), node, "Length", "characters")
-                .or_else(|| size(&value, node)),
-            _ => None,
+            Value::String(_, text) => {
+                let message = length(text.chars().count(), node, "Length", "characters");
+                (message.or_else(|| size(&value, node)), None)
+            }
+            _ => (None, None),
         };
         if let Some(message) = message {
             let found = self.report.show(&value, path);
             let error = self.report.error(path, message).found(found);
-            self.report.push(path, error);
+            self.report.push(path, error.remedy(remedy.unwrap_or_default()));
         }
         match (&value, self.report.origin(path).document.folder()) {
             (Value::String(_, text), Some(folder)) if node["format"] == "path" => {
@@ -180,13 +202,20 @@ impl Cleaner<'_, '_> {
     }
 }
 
-/// The choices of an enum, in words.
-pub(super) fn choices(node: &Json) -> String {
-    let of_enum = node["enum"].as_array().into_iter().flatten().filter_map(Json::as_str);
-    let of_consts = node["oneOf"].as_array().into_iter().flatten();
-    let of_consts = of_consts.filter_map(|choice| choice["const"].as_str());
-    let quoted: Vec<String> = of_enum.chain(of_consts).map(|text| format!("{text:?}")).collect();
-    quoted.join(" or ")
+/// The texts that an enum may be; empty where it is none.
+pub(super) fn choices(node: &Json) -> Vec<&str> {
+    let alternatives = node["oneOf"].as_array().into_iter().flatten();
+    let mut choices = Vec::new();
+    for schema in alternatives.chain([node]) {
+        choices.extend(schema["enum"].as_array().into_iter().flatten().filter_map(Json::as_str));
+        choices.extend(schema["const"].as_str());
+    }
+    choices
+}
+
+fn one_of(choices: &[&str]) -> String {
+    let quoted: Vec<String> = choices.iter().map(|choice| format!("{choice:?}")).collect();
+    format!("expected {}", quoted.join(" or "))
 }
 
 /// Breaks of `minimum` and `maximum`.
@@ -205,34 +234,30 @@ fn within(number: f64, node: &Json) -> Option<String> {
     })
 }
 
-/// Breaks of `x-min` and `x-max`, which durations and sizes have.
+/// Breaks of `x-min` and `x-max`, which durations and sizes have. What is no duration or size at
+/// all, the second pass explains.
 fn size(value: &Value, node: &Json) -> Option<String> {
-    let bound = |key: &str| node[key].as_str();
-    let (low, high) = (bound("x-min"), bound("x-max"));
-    low.or(high)?;
-    let (is_low, is_high) = match value {
-        Value::String(_, text) if text.parse::<HumanDuration>().is_ok() => {
-            let read = |text: &str| text.parse::<HumanDuration>().ok();
-            let found = read(text);
-            (low.is_some_and(|low| found < read(low)), high.is_some_and(|high| found > read(high)))
+    // Both kinds as numbers: nanoseconds or bytes.
+    let read = |value: &Value, is_duration: bool| match value {
+        Value::String(_, text) if is_duration => {
+            text.parse::<HumanDuration>().ok().map(|duration| duration.0.as_nanos())
         }
-        value => {
-            let read = |text: &str| text.parse::<ByteSize>().ok().map(|size| size.0);
-            let found = match value {
-                Value::String(_, text) => read(text),
-                Value::Num(_, number) => number.to_u128().and_then(|size| size.try_into().ok()),
-                _ => None,
-            };
-            // What is no size at all, the second pass explains.
-            found?;
-            (low.is_some_and(|low| found < read(low)), high.is_some_and(|high| found > read(high)))
-        }
-    };
-    match (is_low, is_high) {
-        (true, _) => Some(format!("expected at least {}", low.unwrap_or_default())),
-        (_, true) => Some(format!("expected at most {}", high.unwrap_or_default())),
+        Value::String(_, text) => text.parse::<ByteSize>().ok().map(|size| u128::from(size.0)),
+        Value::Num(_, number) if !is_duration => integer(*number)?.try_into().ok(),
         _ => None,
+    };
+    let is_beyond = |bound: &str, side: Ordering| {
+        let is_duration = bound.parse::<HumanDuration>().is_ok();
+        let bound = read(&Value::from(bound), is_duration);
+        let found = read(value, is_duration);
+        found.is_some_and(|found| bound.is_some_and(|bound| found.cmp(&bound) == side))
+    };
+    let (low, high) = (node["x-min"].as_str(), node["x-max"].as_str());
+    if let Some(low) = low.filter(|low| is_beyond(low, Ordering::Less)) {
+        return Some(format!("expected at least {low}"));
     }
+    let high = high.filter(|high| is_beyond(high, Ordering::Greater))?;
+    Some(format!("expected at most {high}"))
 }
 
 /// Breaks of `minItems`, `maxLength` and their like.

@@ -172,7 +172,7 @@ impl Loader {
             let path = KeyPath::parse(&key);
             let value = match Value::serialize(value) {
                 Ok(value) if !is_flag => Ok(value),
-                _ => structure(&document),
+                _ => structure(&document, &path),
             };
             match value {
                 Ok(value) => Some(Entry { path, value, document }),

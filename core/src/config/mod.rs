@@ -20,6 +20,7 @@ mod origin;
 mod path;
 mod raw;
 mod read;
+mod reference;
 mod report;
 mod schema;
 mod secret;
@@ -31,6 +32,7 @@ pub use layers::Format;
 pub use loader::{FILE_BYTES_MAX, FILE_NAMES, Loader};
 pub use network::{InvalidNetwork, NetworkPolicy};
 pub use origin::{Place, Source};
+pub use reference::reference_markdown;
 pub use schema::json_schema;
 pub use secret::{SECRET_FILE_BYTES_MAX, Secret};
 pub use settings::{

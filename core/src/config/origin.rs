@@ -117,8 +117,9 @@ impl Origins {
     pub(super) fn set(&mut self, path: &KeyPath, origins: Origins) {
         let mut node = self;
         for step in path.steps() {
-            let here = Self { here: node.here.clone(), below: BTreeMap::new() };
-            node = node.below.entry(step.clone()).or_insert(here);
+            // A table that is new here was made by whoever sets the value in it.
+            let here = || Self { here: origins.here.clone(), below: BTreeMap::new() };
+            node = node.below.entry(step.clone()).or_insert_with(here);
         }
         *node = origins;
     }
@@ -135,13 +136,13 @@ impl Origins {
         &node.here
     }
 
-    /// The origin of the value at `path`, if one is known for exactly it.
-    pub(super) fn exactly(&self, path: &KeyPath) -> Option<&Origin> {
+    /// The origin of the value at `path`, if that was set as a whole.
+    pub(super) fn whole(&self, path: &KeyPath) -> Option<&Origin> {
         let mut node = self;
         for step in path.steps() {
             node = node.below.get(step)?;
         }
-        Some(&node.here)
+        node.below.is_empty().then_some(&node.here)
     }
 
     /// Lays `top` over this: tables are joined, everything else is replaced.

@@ -11,7 +11,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::settings::{BusSettings, MemorySettings, Scope, ServerSettings};
-use super::{ByteSize, HumanDuration, Secret};
+use super::{ByteSize, HumanDuration, NetworkPolicy, Secret};
 use crate::endpoint::{CONCURRENCY_MAX, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 use crate::retry::{DELAY_MAX, JITTER_DEFAULT, SCHEDULE_DEFAULT, SCHEDULE_LEN_MAX};
 use crate::route::Pattern;
@@ -188,6 +188,7 @@ pub(super) struct RawPolicy {
     pub(super) retry: Option<RawRetry>,
     /// Whether events keep their order; this version delivers in none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = RawOrder::None))]
     pub(super) order: Option<RawOrder>,
 }
 
@@ -221,14 +222,10 @@ fn delay() -> Schema {
 /// Whether events of an endpoint keep their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-#[schemars(rename = "Order")]
+#[schemars(rename = "Order", extend("x-remedy" = "this version does not keep an order yet"))]
 pub(super) enum RawOrder {
+    /// As they come.
     None,
-    /// Known, so that it is refused by name.
-    #[schemars(skip)]
-    Key,
-    #[schemars(skip)]
-    All,
 }
 
 /// Which addresses may be connected to.
@@ -239,7 +236,21 @@ pub(super) struct RawNetwork {
     /// Networks or addresses that may be connected to beside public ones, such as `127.0.0.0/8` or
     /// `::1`.
     #[schemars(length(max = 1000))]
-    pub(super) allow: Vec<String>,
+    pub(super) allow: Vec<RawNetworkText>,
+}
+
+/// A network or address, checked, so that an error names the very element.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub(super) struct RawNetworkText(pub(super) String);
+
+impl<'de> Deserialize<'de> for RawNetworkText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        NetworkPolicy::public_only().allow(&text).map_err(de::Error::custom)?;
+        Ok(Self(text))
+    }
 }
 
 /// What `postrider serve` listens on and who may call it.

@@ -46,11 +46,10 @@ impl Report<'_> {
     }
 
     /// A key that is needed is not there, or was left out because it was wrong.
-    fn missing(&mut self, path: &KeyPath) {
+    pub(super) fn missing(&mut self, path: &KeyPath) {
         if !self.is_bad(path) {
-            let described = self.locate(path).node.and_then(|node| node["description"].as_str());
-            let remedy = match described.and_then(|text| text.split(['.', '\n']).next()) {
-                Some(text) => format!("add it: {}", lower_first(text)),
+            let remedy = match self.locate(path).description {
+                Some(text) => format!("add it: {}", lower_first(first_sentence(text))),
                 None => "add it".to_owned(),
             };
             let error = self.error(path, "missing").remedy(remedy);
@@ -59,7 +58,7 @@ impl Report<'_> {
     }
 
     fn wrong(&mut self, kind: &Kind, found: &Value, path: &KeyPath) {
-        let Located { node, hidden } = self.locate(path);
+        let Located { node, hidden, .. } = self.locate(path);
         let shown = self.show(found, path);
         let wants = |kind: &str| node.is_some_and(|node| super::schema::allows(node, kind));
         let (message, mut remedy) = match kind {
@@ -106,6 +105,13 @@ impl Report<'_> {
             }
             _ => ("expected another value".to_owned(), String::new()),
         };
+        if remedy.is_empty() && wants("array") && self.raw_text(path).is_none() {
+            // This much can be said of secrets too.
+            remedy = match found {
+                Value::String(..) => "write it in [ ]".to_owned(),
+                _ => String::new(),
+            };
+        }
         if remedy.is_empty() && !hidden {
             remedy = match found {
                 Value::Num(..) | Value::String(..)
@@ -120,7 +126,11 @@ impl Report<'_> {
                 {
                     format!("write {text} without quotes")
                 }
-                Value::String(..) if wants("array") => "write it in [ ]".to_owned(),
+                Value::String(..)
+                    if (wants("array") || wants("object")) && self.raw_text(path).is_some() =>
+                {
+                    "write JSON, or set each key in it by a name of its own".to_owned()
+                }
                 Value::Num(..) | Value::Bool(..) if wants("string") => {
                     format!("write \"{shown}\"")
                 }
@@ -154,6 +164,11 @@ fn in_words(expected: &str) -> &str {
 fn is_digits(shown: &str) -> bool {
     let digits = shown.trim_matches('"');
     !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
+}
+
+fn first_sentence(text: &str) -> &str {
+    let end = text.find(". ").into_iter().chain(text.find(".\n")).min();
+    text[..end.unwrap_or(text.len())].trim_end_matches('.')
 }
 
 fn lower_first(text: &str) -> String {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use figment::value::Value;
+use figment::value::{Num, Value};
 
 use super::errors::{ConfigError, ERRORS_MAX, REDACTED};
 use super::origin::{Origin, Origins, Source};
@@ -55,7 +55,7 @@ impl<'a> Report<'a> {
 
     /// The whole text of the variable or flag that set exactly this key.
     pub(super) fn raw_text(&self, path: &KeyPath) -> Option<&'a str> {
-        let origin = self.origins.exactly(&self.written(path))?;
+        let origin = self.origins.whole(&self.written(path))?;
         let is_text = matches!(origin.document.source, Source::Variable(_) | Source::Flag(_));
         (is_text && origin.offset.is_none()).then_some(origin.document.text.as_str())
     }
@@ -101,10 +101,11 @@ impl<'a> Report<'a> {
     /// The value as an error may show it: no secret, no more than its kind where the schema expects
     /// no scalar, short.
     pub(super) fn show(&self, value: &Value, path: &KeyPath) -> String {
-        let Located { node, hidden } = self.locate(path);
+        let Located { node, hidden, .. } = self.locate(path);
         let is_plain = node.is_some_and(|node| {
             ["string", "integer", "number", "boolean"].iter().any(|kind| allows(node, kind))
                 || node.get("enum").is_some()
+                || node.get("const").is_some()
                 || node["oneOf"][0].get("const").is_some()
         });
         match value {
@@ -113,27 +114,20 @@ impl<'a> Report<'a> {
             Value::Empty(..) => "null".to_owned(),
             _ if hidden => REDACTED.to_owned(),
             Value::Bool(_, value) => value.to_string(),
-            Value::Num(_, number) => number
-                .to_i128()
+            Value::Num(_, number) => integer(*number)
                 .map(|number| number.to_string())
-                .or_else(|| number.to_u128().map(|number| number.to_string()))
                 .or_else(|| number.to_f64().map(|number| number.to_string()))
                 .unwrap_or_else(|| "a number".to_owned()),
             Value::String(_, text) if is_plain => shorten(&redact_url(text)),
             Value::String(..) | Value::Char(..) => "text".to_owned(),
         }
     }
+}
 
-    /// As [`show`](Self::show), for the value that stands at `path`.
-    pub(super) fn show_at(&self, path: &KeyPath) -> String {
-        let written = self.written(path);
-        let found = written.steps().iter().try_fold(self.tree, |value, step| match (step, value) {
-            (Step::Key(key), Value::Dict(_, table)) => table.get(key),
-            (Step::Index(index), Value::Array(_, items)) => items.get(*index),
-            _ => None,
-        });
-        found.map_or_else(|| "nothing".to_owned(), |value| self.show(value, path))
-    }
+/// A whole number, whichever type holds it: figment's own conversions take signed ones for signed
+/// numbers only.
+pub(super) fn integer(number: Num) -> Option<i128> {
+    number.to_i128().or_else(|| number.to_u128()?.try_into().ok())
 }
 
 /// The path that figment's error names, in `value`; cut where it leads out of it.

@@ -25,6 +25,8 @@ pub(super) struct Schema {
     root: Json,
     identity: Map<String, Json>,
     policy: Map<String, Json>,
+    /// An endpoint whose sink is unknown.
+    common: Json,
 }
 
 /// What the schema says about one key.
@@ -34,6 +36,8 @@ pub(super) struct Located<'a> {
     /// Whether the value may be secret: it, or a table around it, is marked `writeOnly` or is a
     /// `headers` table.
     pub(super) hidden: bool,
+    /// What the key means, in the words of whoever named it.
+    pub(super) description: Option<&'a str>,
 }
 
 impl Schema {
@@ -69,11 +73,7 @@ impl Schema {
         }
 
         let endpoints = &mut root["properties"]["endpoints"];
-        endpoints["items"] = if branches.is_empty() {
-            json!({ "type": "object" })
-        } else {
-            json!({ "oneOf": branches })
-        };
+        endpoints["items"] = json!({ "oneOf": branches });
         let described = root["properties"]["defaults"]["description"].clone();
         root["properties"]["defaults"] = json!({
             "description": described,
@@ -86,11 +86,20 @@ impl Schema {
         definitions.remove("Endpoint");
         definitions.remove("Policy");
         root["$defs"] = Json::Object(definitions);
-        Self { root, identity, policy }
+        let mut properties = identity.clone();
+        properties.extend(policy.clone());
+        let common =
+            json!({ "type": "object", "properties": properties, "additionalProperties": true });
+        Self { root, identity, policy, common }
     }
 
     pub(super) fn root(&self) -> &Json {
         &self.root
+    }
+
+    /// An endpoint with the keys that all have, and no others known.
+    pub(super) fn common(&self) -> &Json {
+        &self.common
     }
 
     /// Whether every endpoint has this key, whatever its sink: who it is, what it asks for.
@@ -103,9 +112,14 @@ impl Schema {
         self.policy.contains_key(key)
     }
 
+    /// The schema of endpoints, one alternative for each sink.
+    fn endpoints(&self) -> &Json {
+        &self.root["properties"]["endpoints"]["items"]
+    }
+
     /// The schema of an endpoint's table.
     pub(super) fn endpoint(&self, endpoint: &Value) -> &Json {
-        self.resolve(&self.root["properties"]["endpoints"]["items"], endpoint)
+        self.resolve(self.endpoints(), endpoint)
     }
 
     pub(super) fn has_top_level(&self, key: &str) -> bool {
@@ -161,7 +175,12 @@ impl Schema {
                             None => !is_required(key),
                         })
                 };
-                return choices.iter().find(is_chosen).unwrap_or(&Json::Null);
+                match choices.iter().find(is_chosen) {
+                    Some(choice) => node = choice,
+                    // A sink that nobody knows has the keys that all have.
+                    None if std::ptr::eq(node, self.endpoints()) => return &self.common,
+                    None => return &Json::Null,
+                }
             } else {
                 return node;
             }
@@ -180,7 +199,7 @@ impl Schema {
     }
 
     /// What the schema says about `path` in `tree`.
-    pub(super) fn locate(&self, path: &KeyPath, tree: &Value) -> Located<'_> {
+    pub(super) fn locate<'a>(&'a self, path: &KeyPath, tree: &Value) -> Located<'a> {
         let (mut node, mut value) = (Some(&self.root), Some(tree));
         let mut hidden = false;
         let nothing = Value::from(0);
@@ -194,15 +213,29 @@ impl Schema {
                 _ => None,
             };
         }
+        hidden |= path.steps().last().is_some_and(sounds_secret);
+        let described = node;
         let node = node.map(|node| self.resolve(node, value.unwrap_or(&nothing)));
         hidden |= node.is_some_and(is_secret);
-        Located { node, hidden }
+        let description =
+            |node: Option<&'a Json>| node.and_then(|node| node["description"].as_str());
+        Located { node, hidden, description: description(described).or(description(node)) }
     }
 }
 
 /// Whether values of this schema are secrets.
 pub(super) fn is_secret(node: &Json) -> bool {
     node["writeOnly"] == true
+}
+
+/// Whether a key sounds like one for a secret; a third party's settings may hold such a value as
+/// plain text.
+fn sounds_secret(step: &Step) -> bool {
+    let Step::Key(key) = step else { return false };
+    let key = key.to_ascii_lowercase();
+    ["secret", "token", "passw", "authorization", "api_key", "apikey", "credential"]
+        .iter()
+        .any(|word| key.contains(word))
 }
 
 /// Whether whatever stands below this key is treated as secret.

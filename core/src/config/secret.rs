@@ -33,6 +33,9 @@ impl Secret {
     }
 
     fn from_env(name: &str) -> Result<Self, String> {
+        if !is_variable_name(name) {
+            return Err(NO_VARIABLE_NAME.to_owned());
+        }
         match std::env::var(name) {
             Ok(text) => Ok(Self(text)),
             Err(std::env::VarError::NotPresent) => {
@@ -43,6 +46,17 @@ impl Secret {
             }
         }
     }
+}
+
+/// What is wrong with `{ env = "…" }` where no variable can be meant.
+pub(super) const NO_VARIABLE_NAME: &str =
+    "expected the name of an environment variable: letters, digits and _";
+
+/// Whether a text may be a variable's name. What is none may be the secret itself, written at the
+/// wrong place, and is not printed.
+pub(super) fn is_variable_name(text: &str) -> bool {
+    let starts_well = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    starts_well && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// Reads the file of a `{ file = "PATH" }`; one line break at its end is cut. `Err` in words.
@@ -96,7 +110,11 @@ impl<'de> Deserialize<'de> for Secret {
                         read_secret_file(Path::new(&map.next_value::<String>()?)).map(Secret)
                     }
                     Some(key) => return Err(de::Error::unknown_field(key, &["env", "file"])),
-                    None => return Err(de::Error::invalid_length(0, &self)),
+                    None => {
+                        return Err(de::Error::custom(
+                            "expected env or file, found an empty table",
+                        ));
+                    }
                 };
                 if map.next_key::<IgnoredAny>()?.is_some() {
                     return Err(de::Error::custom("expected either env or file, found more keys"));

@@ -200,6 +200,7 @@ impl JsonSchema for HumanDuration {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
+            "x-type": "duration",
             "description": "A duration with a unit: ms, s, m, h, d; sums such as \"1h 30m\" are allowed.",
             "examples": ["10s", "5m", "1h 30m"],
         })
@@ -216,6 +217,7 @@ impl JsonSchema for ByteSize {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": ["string", "integer"],
+            "x-type": "size",
             "minimum": 0,
             "description": "A size in bytes: a number, or text with a unit: kB, MB, GB, KiB, MiB, GiB.",
             "examples": [65536, "64KiB", "10MB"],

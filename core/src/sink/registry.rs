@@ -24,6 +24,28 @@ use crate::error::Error;
 /// Derive `Deserialize` with `#[serde(deny_unknown_fields)]`, and `JsonSchema`: the schema, the
 /// reference page and the nearest-key hints come from it. Use [`Secret`](crate::config::Secret) for
 /// values that must not be shown.
+///
+/// The schema does more than describe: a property with `format = "path"` is a path, relative to the
+/// configuration file's folder; bounds (`range`, `length`; `x-min` and `x-max` for
+/// [`HumanDuration`](crate::config::HumanDuration) and [`ByteSize`](crate::config::ByteSize)) are
+/// enforced; a required key is asked for; keys and choices that are not in it are refused, so that
+/// `#[serde(alias)]` has no effect. `flatten` and `untagged` lose the place of an error.
+///
+/// ```
+/// use postrider::config::HumanDuration;
+///
+/// /// Appends to a file.
+/// #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// #[serde(deny_unknown_fields)]
+/// struct Settings {
+///     /// The file.
+///     #[schemars(extend("format" = "path"), length(min = 1))]
+///     path: String,
+///     /// How long it stays open.
+///     #[schemars(extend("x-min" = "1s", "x-max" = "1h"))]
+///     idle: Option<HumanDuration>,
+/// }
+/// ```
 pub trait SinkFactory: Send + Sync + 'static {
     /// What an endpoint of this kind may be told.
     type Settings: DeserializeOwned + JsonSchema + Send + Sync + 'static;
@@ -131,7 +153,7 @@ impl Registry {
         &self,
         name: &str,
         settings: &figment::value::Value,
-    ) -> Option<Result<PreparedSink, figment::Error>> {
+    ) -> Option<Result<PreparedSink, Box<figment::Error>>> {
         let factory = self.factories.get(name)?;
         Some(
             factory
@@ -192,7 +214,7 @@ trait ErasedFactory: Send + Sync {
     fn parse(
         &self,
         settings: &figment::value::Value,
-    ) -> Result<Arc<dyn Any + Send + Sync>, figment::Error>;
+    ) -> Result<Arc<dyn Any + Send + Sync>, Box<figment::Error>>;
     fn target(&self, settings: &dyn Any) -> String;
     fn check(&self, settings: &dyn Any, context: &CheckContext<'_>) -> Vec<Problem>;
     fn build(&self, settings: &dyn Any, context: &CheckContext<'_>)
@@ -219,8 +241,11 @@ impl<F: SinkFactory> ErasedFactory for Typed<F> {
     fn parse(
         &self,
         settings: &figment::value::Value,
-    ) -> Result<Arc<dyn Any + Send + Sync>, figment::Error> {
-        settings.deserialize::<F::Settings>().map(|settings| Arc::new(settings) as _)
+    ) -> Result<Arc<dyn Any + Send + Sync>, Box<figment::Error>> {
+        settings
+            .deserialize::<F::Settings>()
+            .map(|settings| Arc::new(settings) as _)
+            .map_err(Box::new)
     }
 
     fn target(&self, settings: &dyn Any) -> String {

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// `http`, `file` and `print`.
-pub fn registry() -> Registry {
+pub(crate) fn registry() -> Registry {
     Registry::new().with(HttpLike).with(FileLike).with(Print)
 }
 
@@ -25,12 +25,12 @@ impl Sink for Nowhere {
     }
 }
 
-pub struct HttpLike;
+pub(crate) struct HttpLike;
 
 /// Posts each event to a URL.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct HttpSettings {
+pub(crate) struct HttpSettings {
     /// Where events are posted to.
     url: String,
     /// Headers of every request.
@@ -87,12 +87,12 @@ impl SinkFactory for HttpLike {
     }
 }
 
-pub struct FileLike;
+pub(crate) struct FileLike;
 
 /// Appends each event to a file.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct FileSettings {
+pub(crate) struct FileSettings {
     /// The file.
     #[schemars(extend("format" = "path"))]
     path: String,
@@ -129,12 +129,12 @@ impl SinkFactory for FileLike {
     }
 }
 
-pub struct Print;
+pub(crate) struct Print;
 
 /// Prints each event.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct PrintSettings {}
+pub(crate) struct PrintSettings {}
 
 impl SinkFactory for Print {
     type Settings = PrintSettings;

@@ -48,8 +48,9 @@ fn one(kind: &str, publish: &Publish) -> Result<NewEvent, Failure> {
         Some("-") => bounded("standard input", std::io::stdin().lock())?,
         Some(text) => match text.strip_prefix('@') {
             Some(path) => {
-                let file = File::open(path)
-                    .map_err(|error| Failure::failed(format!("failed to read {path:?}: {error}")))?;
+                let file = File::open(path).map_err(|error| {
+                    Failure::failed(format!("failed to read {path:?}: {error}"))
+                })?;
                 bounded(path, file)?
             }
             None => text.as_bytes().to_vec(),
@@ -115,7 +116,8 @@ fn lines(path: &Path) -> Result<Vec<NewEvent>, Failure> {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let event = event(&line).map_err(|what| Failure::invalid(format!("{shown}:{number}: {what}")))?;
+        let event =
+            event(&line).map_err(|what| Failure::invalid(format!("{shown}:{number}: {what}")))?;
         events.push(event);
     }
     if events.is_empty() {
@@ -133,7 +135,9 @@ fn event(line: &[u8]) -> Result<NewEvent, String> {
     let kind = match (line.kind, line.event) {
         (Some(kind), None) | (None, Some(kind)) => kind,
         (None, None) => return Err("expected \"type\", found none".to_owned()),
-        (Some(_), Some(_)) => return Err("expected either \"type\" or \"event\", found both".to_owned()),
+        (Some(_), Some(_)) => {
+            return Err("expected either \"type\" or \"event\", found both".to_owned());
+        }
     };
     let data = line.data.ok_or("expected \"data\", found none")?;
     let mut event = NewEvent::raw(&kind, data.get().as_bytes().to_vec())

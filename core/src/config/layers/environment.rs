@@ -5,13 +5,13 @@
 //! a token of digits would stop being text.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::patch::{Entry, structure};
 use crate::config::errors::ConfigError;
 use crate::config::origin::{Document, Source};
 use crate::config::path::KeyPath;
 use crate::config::schema;
+use crate::config::secret::{NO_VARIABLE_NAME, is_variable_name};
 
 /// What the name of a variable that sets a key starts with.
 pub(in crate::config) const PREFIX: &str = "POSTRIDER_";
@@ -29,6 +29,9 @@ pub(in crate::config) enum Environment {
 impl Environment {
     /// The variable called `name`, for a secret that refers to it. `Err` in words.
     pub(in crate::config) fn secret(&self, name: &str) -> Result<String, String> {
+        if !is_variable_name(name) {
+            return Err(NO_VARIABLE_NAME.to_owned());
+        }
         let found = match self {
             Self::Given(variables) => Ok(variables.get(name).cloned()),
             Self::Process => match std::env::var(name) {
@@ -86,12 +89,9 @@ impl Environment {
                 errors.push(ConfigError::new(document.place(None), &path, "expected valid UTF-8"));
                 continue;
             }
-            match structure(&document) {
-                Ok(value) => entries.push(Entry { path, value, document: Arc::clone(&document) }),
-                Err(mut error) => {
-                    error.place = document.place(None);
-                    errors.push(error);
-                }
+            match structure(&document, &path) {
+                Ok(value) => entries.push(Entry { path, value, document }),
+                Err(error) => errors.push(error),
             }
         }
         entries

@@ -41,10 +41,13 @@ pub(super) fn read(document: &Arc<Document>) -> Result<(Dict, Origins), ConfigEr
     }
 }
 
-/// Reads one value, as a variable holds it. `None` where the text is no JSON.
-pub(super) fn read_value(document: &Arc<Document>) -> Option<Result<Value, ConfigError>> {
+/// Reads one value for the key at `path`, as a variable holds it. `None` where the text is no JSON.
+pub(super) fn read_value(
+    document: &Arc<Document>,
+    path: &KeyPath,
+) -> Option<Result<Value, ConfigError>> {
     let raw = serde_json::from_str::<&RawValue>(&document.text).ok()?;
-    Some(Reader { document }.value(raw, &KeyPath::default()).map(|(value, _)| value))
+    Some(Reader { document }.value(raw, path).map(|(value, _)| value))
 }
 
 struct Reader<'a> {

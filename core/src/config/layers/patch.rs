@@ -19,10 +19,13 @@ pub(in crate::config) struct Entry {
 
 /// The list or table that a text spells, as JSON or as an inline TOML value; else the text itself,
 /// which is read later as its key's type wants.
-pub(in crate::config) fn structure(document: &Arc<Document>) -> Result<Value, ConfigError> {
+pub(in crate::config) fn structure(
+    document: &Arc<Document>,
+    path: &KeyPath,
+) -> Result<Value, ConfigError> {
     let text = document.text.trim_start();
     if text.starts_with(['[', '{']) {
-        if let Some(value) = json::read_value(document) {
+        if let Some(value) = json::read_value(document, path) {
             return value;
         }
         if let Some(value) = toml::read_inline(text) {
