@@ -18,7 +18,7 @@ use super::wire::{Mark, Wire};
 
 /// How long a connection may stay unused before it is closed.
 pub const IDLE_MAX: Duration = Duration::from_secs(30);
-/// How old a connection may grow before it is not used again, so that a name which moved to another
+/// A connection older than this is closed after its exchange, so that a name which moved to another
 /// address is followed, and judged again by the network policy, also under steady load.
 pub const AGE_MAX: Duration = Duration::from_mins(5);
 /// How long a request waits, in all, for a connection that is still putting its last answer away.
