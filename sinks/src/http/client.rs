@@ -153,7 +153,7 @@ pub struct Client {
 
 /// How an exchange on a connection failed.
 enum Failed {
-    /// The connection was gone before a byte of an answer.
+    /// The connection was gone before a byte of an answer: on a kept one, nobody's failure.
     Unanswered(Nack),
     Final(Nack),
 }
@@ -188,8 +188,8 @@ impl Client {
 
     /// Sends one request and reads the answer, all within `timeout`.
     ///
-    /// `host`, `content-length` and, from the URL's user and password, `authorization` are added
-    /// where `headers` lack them.
+    /// `host` and, from the URL's user and password, `authorization` are added where `headers` lack
+    /// them; `content-length` is always right and must not be among them.
     ///
     /// A kept connection that the receiver closes before the first byte of an answer is not the
     /// receiver's failure: the request is then sent again, once, on a new connection.
@@ -302,7 +302,7 @@ impl Client {
                 // Not even begun to be written, or written and not answered with a single byte.
                 let untouched = error.take_message().is_some() || !connection.mark.is_set();
                 let nack = failure(error.error(), peer, Waiting::Answer);
-                return Err(if untouched && connection.used && nack.cause() == Cause::Closed {
+                return Err(if untouched && nack.cause() == Cause::Closed {
                     Failed::Unanswered(nack)
                 } else {
                     Failed::Final(nack)

@@ -23,6 +23,8 @@ use super::wire::{Mark, Stream, Wire};
 
 /// Most addresses of one name that are tried; all of them are judged.
 const ADDRESSES_TRIED_MAX: usize = 8;
+/// Stands in for a limit that no instant can hold.
+const FOREVER: Duration = Duration::from_hours(24 * 365);
 /// Most header fields of an answer.
 const ANSWER_HEADERS_MAX: usize = 128;
 /// Largest head of an answer, in bytes; also hyper's buffer per connection.
@@ -36,8 +38,11 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
+    /// `limit` from now, and `shown` in messages.
     pub(super) fn after(limit: Duration, shown: Duration) -> Self {
-        Self { at: Instant::now() + limit, limit: shown }
+        let now = Instant::now();
+        // Longer than an instant can hold is for ever.
+        Self { at: now.checked_add(limit).unwrap_or(now + FOREVER), limit: shown }
     }
 
     /// The earlier of both.

@@ -116,13 +116,13 @@ impl HttpSink {
 
     async fn post(&self, attempt: &Attempt) -> Outcome {
         let started = tokio::time::Instant::now();
-        let (headers, body) = self.template.fill(attempt);
+        let (stamp, body) = self.template.fill(attempt);
         // The engine drops the attempt when its timeout is over; ending a little earlier lets the
         // message say which step it was.
         let timeout =
             attempt.timeout.saturating_sub((attempt.timeout / 50).min(Duration::from_millis(10)));
         let deadline = Deadline::after(timeout, attempt.timeout);
-        let head = || headers.clone();
+        let head = || self.template.head(&stamp);
         let answer = self.client.exchange(&Method::POST, &head, body, deadline).await?;
         answer.outcome(attempt.now.after(started.elapsed()))
     }

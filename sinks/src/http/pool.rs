@@ -18,10 +18,10 @@ use super::wire::{Mark, Wire};
 
 /// How long a connection may stay unused before it is closed.
 pub const IDLE_MAX: Duration = Duration::from_secs(30);
-/// How old a connection may grow before it is not used again, so that a name which moved to another
+/// A connection older than this is closed after its exchange, so that a name which moved to another
 /// address is followed, and judged again by the network policy, also under steady load.
 pub const AGE_MAX: Duration = Duration::from_mins(5);
-/// How long to wait for a connection that is still putting its last answer away.
+/// How long a request waits, in all, for a connection that is still putting its last answer away.
 const READY_WAIT: Duration = Duration::from_millis(20);
 
 pub(super) type Body = Full<Bytes>;
@@ -31,8 +31,6 @@ pub(super) struct Connection {
     pub(super) sender: http1::SendRequest<Body>,
     pub(super) peer: SocketAddr,
     pub(super) mark: Mark,
-    /// Whether it has carried a whole exchange before.
-    pub(super) used: bool,
     born: Instant,
     idle_since: Instant,
 }
@@ -75,7 +73,7 @@ impl Pool {
     ) -> Connection {
         tokio::spawn(drive(io, Arc::downgrade(self), mark.clone()));
         let now = Instant::now();
-        Connection { sender, peer, mark, used: false, born: now, idle_since: now }
+        Connection { sender, peer, mark, born: now, idle_since: now }
     }
 
     /// The connection that was used last and is still open.
@@ -83,13 +81,19 @@ impl Pool {
     /// # Cancel safety
     /// A connection that was being waited for is closed.
     pub(super) async fn take(&self) -> Option<Connection> {
+        let mut waited = false;
         loop {
             let mut connection = self.lock().connections.pop()?;
-            // Right after an answer hyper may need a turn of the connection's task; a closed
-            // connection says so, and one whose request is still being written is given up.
-            if connection.sender.is_ready()
-                || matches!(timeout(READY_WAIT, connection.sender.ready()).await, Ok(Ok(())))
-            {
+            if connection.sender.is_ready() {
+                return Some(connection);
+            }
+            if connection.sender.is_closed() || waited {
+                continue;
+            }
+            // Right after an answer hyper may need a turn of the connection's task. One whose
+            // request is still being written, since it was answered early, is given up.
+            waited = true;
+            if matches!(timeout(READY_WAIT, connection.sender.ready()).await, Ok(Ok(()))) {
                 return Some(connection);
             }
         }
@@ -101,7 +105,6 @@ impl Pool {
         if connection.sender.is_closed() || now.duration_since(connection.born) > AGE_MAX {
             return;
         }
-        connection.used = true;
         connection.idle_since = now;
         let mut idle = self.lock();
         if !idle.closed && idle.connections.len() < self.idle_max {

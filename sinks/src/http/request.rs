@@ -115,6 +115,9 @@ fn extensions(event: &Envelope) -> impl Iterator<Item = (&str, &str)> {
     key.into_iter().chain(attributes.map(|(name, value)| (name.as_str(), value.as_str())))
 }
 
+/// The headers that belong to one attempt.
+pub(super) type Stamp = Vec<(HeaderName, HeaderValue)>;
+
 /// Everything about an endpoint's requests that no event changes.
 pub(super) struct Template {
     format: Format,
@@ -146,14 +149,15 @@ impl Template {
         Self { format, source: source.to_owned(), keys, headers }
     }
 
-    /// Body and headers of one attempt. Every key signs: while rotating, the receiver knows one of
-    /// them.
-    pub(super) fn fill(&self, attempt: &Attempt) -> (HeaderMap, Bytes) {
+    /// Body of one attempt, and the headers that are its own. Every key signs: while rotating, the
+    /// receiver knows one of them.
+    pub(super) fn fill(&self, attempt: &Attempt) -> (Stamp, Bytes) {
         let event = &*attempt.event;
         let body = self.format.body(event, &self.source);
         let id = event.id().to_string();
         let seconds = attempt.now.as_seconds();
-        let mut headers = self.headers.clone();
+        let mut stamp =
+            Vec::with_capacity(if self.format == Format::CloudEventsBinary { 16 } else { 3 });
         if !self.keys.is_empty() {
             let mut signatures = String::new();
             for signature in self.keys.iter().filter_map(|key| key.sign(&id, seconds, &body)) {
@@ -162,19 +166,28 @@ impl Template {
                 }
                 signatures.push_str(&signature);
             }
-            headers.insert(SIGNATURE, value(signatures));
+            stamp.push((SIGNATURE, value(signatures)));
         }
-        headers.insert(TIMESTAMP, HeaderValue::from(seconds));
+        stamp.push((TIMESTAMP, HeaderValue::from(seconds)));
         if self.format == Format::CloudEventsBinary {
-            self.cloud_event_headers(event, &id, &mut headers);
+            self.cloud_event_headers(event, &id, &mut stamp);
         }
-        headers.insert(ID, value(id));
-        (headers, body)
+        stamp.push((ID, value(id)));
+        (stamp, body)
     }
 
-    fn cloud_event_headers(&self, event: &Envelope, id: &str, headers: &mut HeaderMap) {
+    /// All headers of a request with this stamp; a second try of one attempt carries the same.
+    pub(super) fn head(&self, stamp: &[(HeaderName, HeaderValue)]) -> HeaderMap {
+        let mut headers = self.headers.clone();
+        for (name, value) in stamp {
+            headers.insert(name.clone(), value.clone());
+        }
+        headers
+    }
+
+    fn cloud_event_headers(&self, event: &Envelope, id: &str, stamp: &mut Stamp) {
         let mut add = |name: HeaderName, text: &str| {
-            headers.insert(name, value(utf8_percent_encode(text, CE_ENCODED).to_string()));
+            stamp.push((name, value(utf8_percent_encode(text, CE_ENCODED).to_string())));
         };
         add(HeaderName::from_static("ce-specversion"), "1.0");
         add(HeaderName::from_static("ce-id"), id);

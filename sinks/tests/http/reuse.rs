@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use postrider::delivery::Cause;
 use postrider::sink::Sink as _;
-use postrider_sinks::http::{HttpSink, IDLE_MAX};
+use postrider_sinks::http::{AGE_MAX, HttpSink, IDLE_MAX};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -212,6 +212,24 @@ async fn idle_connection_is_closed_in_time() {
     tokio::time::resume();
     delivers(&sink).await;
     assert_eq!(peer.connections(), 2);
+}
+
+/// Under steady load no connection is ever idle for long; a name that moved is followed even so.
+#[tokio::test]
+async fn busy_connection_is_replaced_in_time() {
+    let peer = Peer::answering(OK).await;
+    let sink = sink(&settings(&peer.url()));
+    let step = IDLE_MAX / 2;
+    let steps = AGE_MAX.as_secs() / step.as_secs();
+    for done in 0..=steps + 3 {
+        delivers(&sink).await;
+        let expect = if done <= steps { 1 } else { 2 };
+        assert_eq!(peer.connections(), expect, "after {:?}", step * done as u32);
+        // Moves the clock while nothing is under way.
+        tokio::time::pause();
+        tokio::time::advance(step).await;
+        tokio::time::resume();
+    }
 }
 
 #[tokio::test]

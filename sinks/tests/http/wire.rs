@@ -7,9 +7,10 @@ use postrider::sign::{Key, SignedHeaders, TOLERANCE_DEFAULT, verify};
 use postrider::sink::Sink;
 use postrider_sinks::http::{Format, HttpSettings};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use crate::peer::{OK, Peer, Seen};
-use crate::{DEADLINE, attempt, event, sealed, settings, sink};
+use crate::{DEADLINE, attempt, delivers, event, sealed, settings, sink};
 
 const SECRETS: [&str; 3] = [
     "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
@@ -169,4 +170,20 @@ async fn cloud_events_binary() {
         assert_eq!(seen.header(name), value, "{}", seen.head);
     }
     assert!(!seen.head.contains("not-a-ce-name"), "{}", seen.head);
+}
+
+#[tokio::test]
+async fn ipv6_literal() {
+    let Ok(listener) = TcpListener::bind("[::1]:0").await else {
+        println!("skipped: this machine has no IPv6 loopback");
+        return;
+    };
+    let address = listener.local_addr().unwrap();
+    let peer = Peer::listening(listener, |mut connection| async move {
+        while connection.request().await.is_some() {
+            connection.send(OK).await;
+        }
+    });
+    delivers(&sink(&settings(&format!("http://[0:0::1]:{}/", address.port())))).await;
+    assert_eq!(peer.only().header("host"), format!("[::1]:{}", address.port()));
 }
