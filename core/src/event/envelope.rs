@@ -364,9 +364,8 @@ pub fn write_line(event: &Envelope, out: &mut Vec<u8>) {
     let from = out.len();
     out.extend_from_slice(&event.payload);
     for byte in &mut out[from..] {
-        if matches!(*byte, b'\n' | b'\r') {
-            *byte = b' ';
-        }
+        // Without a branch, so that it runs on many bytes at once.
+        *byte = if matches!(*byte, b'\n' | b'\r') { b' ' } else { *byte };
     }
     out.extend_from_slice(b"}\n");
 }

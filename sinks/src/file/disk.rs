@@ -92,9 +92,24 @@ pub(super) fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
+/// Creates a folder and those above it; with `is_durable` a power cut does not take them away.
+pub(super) fn create_folder(folder: &Path, is_durable: bool) -> io::Result<()> {
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return Ok(());
+    }
+    let parent = folder.parent().unwrap_or(folder);
+    create_folder(parent, is_durable)?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists || !folder.is_dir() => Err(error),
+        _ if is_durable => sync_folder(parent),
+        _ => Ok(()),
+    }
+}
+
 /// Makes new and changed names in a folder durable.
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     // Elsewhere a folder cannot be opened as a file.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 

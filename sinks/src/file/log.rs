@@ -14,18 +14,21 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use postrider::Timestamp;
+use postrider::clock::{Clock, SystemClock};
 use postrider::delivery::{Ack, Cause, Nack, Outcome};
 use postrider::event::write_line;
 use postrider::sink::Attempt;
 
 use super::config::{Fsync, Settings};
-use super::disk::{Identity, cut_torn_line, lock, set_mode, sync_folder};
+use super::disk::{Identity, create_folder, cut_torn_line, lock, set_mode, sync_folder};
 use super::finished::Keeper;
 use super::template::{Template, day};
 use crate::writer::Place;
 
 /// A write ends after the line that reaches this, in bytes (1 MiB): what a batch takes in memory.
 const WRITE_BYTES: usize = 1 << 20;
+/// How often a file is opened anew because it was renamed between two steps.
+const OPEN_TRIES: usize = 10;
 /// How long a rotation that failed is left alone.
 const ROTATE_AGAIN: Duration = Duration::from_mins(1);
 
@@ -211,11 +214,11 @@ impl Log {
                 Err(error) => error,
             };
             let failed = Failed::at(&open.path, "write to")(error);
-            if open.take_back(written as u64).is_err() {
-                // The next open cuts the torn line. What the group wrote before it was not synced.
-                self.open = None;
+            if open.take_back(written as u64).is_err() || self.sync(progress).is_err() {
                 progress.written = progress.safe;
             }
+            // The next open looks for a torn line, whatever else happened to the file meanwhile.
+            self.open = None;
             return Err(failed);
         }
         open.len += written as u64;
@@ -294,20 +297,22 @@ impl Open {
         settings: &Settings,
         keeper: &Keeper,
     ) -> Result<Self, Failed> {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder).map_err(Failed::at(folder, "create folder"))?;
+        let is_durable = settings.fsync != Fsync::Never;
+        if let Some(folder) = path.parent() {
+            create_folder(folder, is_durable).map_err(Failed::at(folder, "create folder"))?;
         }
-        loop {
-            let existed = match fs::metadata(path) {
+        for _ in 0..OPEN_TRIES {
+            match fs::metadata(path) {
                 // Opening a pipe would wait for a reader, a device has no lines.
                 Ok(found) if !found.is_file() => {
                     let error = io::Error::other("expected a regular file");
                     return Err(Failed::at(path, "open")(error));
                 }
-                Ok(_) => true,
-                Err(error) if error.kind() == ErrorKind::NotFound => false,
-                Err(error) => return Err(Failed::at(path, "open")(error)),
-            };
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(Failed::at(path, "open")(error));
+                }
+                _ => {}
+            }
             let mut options = OpenOptions::new();
             options.read(true).append(true).create(true);
             set_mode(&mut options, settings.mode.bits());
@@ -326,12 +331,13 @@ impl Open {
             }
             let folder = fs::canonicalize(path).map_err(Failed::at(path, "look at"))?;
             let folder = folder.parent().unwrap_or(&folder).to_owned();
-            if !existed && settings.fsync != Fsync::Never {
-                sync_folder(&folder).map_err(Failed::at(&folder, "sync folder"))?;
-            }
             cut_torn_line(&mut file, path, settings.mode.bits())
                 .map_err(Failed::at(path, "cut the torn last line of"))?;
             let found = file.metadata().map_err(Failed::at(path, "look at"))?;
+            if found.len() == 0 && is_durable {
+                // The file may be new, and its name must last as long as its lines.
+                sync_folder(&folder).map_err(Failed::at(&folder, "sync folder"))?;
+            }
             let day = match found.modified() {
                 Ok(modified) if found.len() > 0 => {
                     let since = modified.duration_since(std::time::UNIX_EPOCH);
@@ -350,6 +356,8 @@ impl Open {
                 day,
             });
         }
+        let error = io::Error::other("somebody keeps replacing it");
+        Err(Failed::at(path, "open")(error))
     }
 
     /// Takes the last `bytes` out again.
@@ -384,9 +392,10 @@ impl Place for Log {
     }
 
     fn check(&mut self) -> Result<(), Nack> {
+        let now = SystemClock.now();
+        let path = self.template.path(now);
+        self.look_at(&path, &mut Progress::default())?;
         if self.open.is_none() {
-            let now = postrider::clock::Clock::now(&postrider::clock::SystemClock);
-            let path = self.template.path(now);
             self.open = Some(Open::new(&path, now, &self.settings, &self.keeper)?);
         }
         Ok(())

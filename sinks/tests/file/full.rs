@@ -1,4 +1,4 @@
-//! A disk that is full, a limit that is reached, a permission that is missing: the attempt is to be
+//! A disk that is full or broken, a limit that is reached, a permission that is missing: the attempt is to be
 //! made again, the file holds whole lines, and once the cause is gone every line is there once.
 
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use postrider::sink::{Attempt, Sink};
-use postrider_sinks::file::{FileSink, Fsync};
+use postrider_sinks::file::{FileSink, Fsync, Rotate};
 
 use crate::support::{
     all_nacked, as_child, attempt, child, deliver, lines, open, read, run, settings, skip,
@@ -121,6 +121,115 @@ async fn a_missing_permission() {
         if let Err(error) = command.output() {
             return skip(THIS, &format!("another user cannot start this program: {error}"));
         }
+    }
+    run(command);
+    set(0o755);
+}
+
+/// Whether strace can follow a process here.
+fn can_trace() -> bool {
+    Command::new("strace").args(["-f", "true"]).output().is_ok_and(|tried| tried.status.success())
+}
+
+/// The words before a child that is traced into the file `trace`.
+fn traced<'a>(trace: &'a Path, rest: &[&'a str]) -> Vec<&'a str> {
+    let mut words = vec!["strace", "-f", "-qq", "-o", trace.to_str().unwrap()];
+    words.extend(["-e", "trace=fdatasync"]);
+    words.extend(rest);
+    words
+}
+
+/// How often each policy syncs, counted from outside: never, once per batch, once per line.
+#[tokio::test]
+async fn syncs_as_often_as_the_policy_says() {
+    const THIS: &str = "full::syncs_as_often_as_the_policy_says";
+    if let Some((role, folder)) = child() {
+        let fsync = match &*role {
+            "never" => Fsync::Never,
+            "batch" => Fsync::Batch,
+            _ => Fsync::Always,
+        };
+        let sink = open(settings(&folder.join("events.ndjson")).fsync(fsync));
+        for round in 0..3 {
+            let batch: Vec<_> = (0..5).map(|n| attempt(round * 5 + n)).collect();
+            for batch in batch.chunks(sink.batch_max()) {
+                deliver(&sink, batch).await;
+            }
+        }
+        return;
+    }
+    if !can_trace() {
+        return skip(THIS, "strace is missing, or may not trace");
+    }
+    for (fsync, expect) in [("never", 0), ("batch", 3), ("always", 15)] {
+        let folder = tempfile::tempdir().unwrap();
+        let trace = folder.path().join("trace");
+        run(as_child(&traced(&trace, &[]), THIS, fsync, folder.path()));
+        let found = read(&trace).matches("fdatasync(").count();
+        assert_eq!(found, expect, "{fsync}: {}", read(&trace));
+    }
+}
+
+/// `EIO` from the second sync: what was written is taken out again, and the retry writes it once.
+#[tokio::test]
+async fn a_sync_that_fails() {
+    const THIS: &str = "full::a_sync_that_fails";
+    if let Some((_, folder)) = child() {
+        let path = folder.join("events.ndjson");
+        let sink = open(settings(&path));
+        let batch: Vec<_> = (0..6).map(attempt).collect();
+        deliver(&sink, &batch[..3]).await;
+        let outcomes = sink.deliver(&batch[3..]).await;
+        let message = all_nacked(&outcomes, &path).message();
+        assert!(message.contains("Input/output error"), "{message}");
+        assert_eq!(read(&path), lines(&batch[..3]));
+        deliver(&sink, &batch[3..]).await;
+        assert_eq!(read(&path), lines(&batch));
+        return;
+    }
+    if !can_trace() {
+        return skip(THIS, "strace is missing, or may not trace");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace");
+    let inject = ["-e", "inject=fdatasync:error=EIO:when=2"];
+    run(as_child(&traced(&trace, &inject), THIS, "second sync fails", folder.path()));
+}
+
+/// The file may be written and the folder may not: rotation has to wait, events do not.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_rotation_that_fails_loses_nothing() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    use std::os::unix::process::CommandExt;
+    const THIS: &str = "full::a_rotation_that_fails_loses_nothing";
+    const NOBODY: u32 = 65534;
+    if let Some((_, folder)) = child() {
+        crate::warnings::record();
+        let path = folder.join("events.ndjson");
+        let size = postrider::config::ByteSize(1 << 10);
+        let sink = open(settings(&path).rotate(Rotate::default().size(size)));
+        let batch: Vec<_> = (0..20).map(|n| attempt(format!("{n:0>300}"))).collect();
+        deliver(&sink, &batch).await;
+        assert_eq!(read(&path), lines(&batch));
+        let said = crate::warnings::about(&path);
+        assert_eq!(said.len(), 1, "said once and not for each line: {said:?}");
+        assert!(said[0].contains("cannot rotate a file"), "{said:?}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.ndjson");
+    fs::write(&path, "").unwrap();
+    let set = |mode| fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+    set(0o555);
+    let mut command = as_child(&[], THIS, "may not rename", folder.path());
+    if fs::metadata(folder.path()).unwrap().uid() == 0 {
+        chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
+        command.uid(NOBODY).gid(NOBODY);
+        if let Err(error) = command.output() {
+            return skip(THIS, &format!("another user cannot start this program: {error}"));
+        }
+        fs::write(&path, "").unwrap();
     }
     run(command);
     set(0o755);
