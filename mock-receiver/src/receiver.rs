@@ -41,6 +41,7 @@ pub(crate) struct Limits {
     pub(crate) body_bytes_max: usize,
     pub(crate) inflight_bytes_max: usize,
     pub(crate) body_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
 }
 
 /// What the tasks of a receiver share with its handle.
@@ -123,11 +124,12 @@ impl Receiver {
     /// # Cancel safety
     /// Changes nothing.
     pub async fn changed(&self, seq: u64) {
-        let mut changes = self.shared.store.watch();
-        while self.shared.store.range(None, seq, 1).is_empty() {
-            if changes.changed().await.is_err() {
+        loop {
+            let changed = self.shared.store.changed();
+            if !self.shared.store.range(None, seq, 1).is_empty() {
                 return;
             }
+            changed.await;
         }
     }
 
@@ -282,6 +284,7 @@ impl Default for Builder {
             body_bytes_max: 64 << 20,
             inflight_bytes_max: 256 << 20,
             body_timeout: Duration::from_mins(1),
+            idle_timeout: Duration::from_mins(1),
         };
         Self { capture: any, admin: any, token: None, threads: 1, limits, scripts: Vec::new() }
     }
@@ -356,6 +359,13 @@ impl Builder {
     /// one minute.
     pub fn body_timeout(mut self, timeout: Duration) -> Self {
         self.limits.body_timeout = timeout;
+        self
+    }
+
+    /// For how long (up to twice as long) a connection may be without a complete request head and
+    /// without one that is being answered; then it is closed. Default one minute.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.idle_timeout = timeout;
         self
     }
 
