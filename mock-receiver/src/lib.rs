@@ -36,6 +36,7 @@
 //! it depends on no other part of Postrider, so that it can disagree.
 
 mod admin;
+mod builder;
 mod capture;
 mod error;
 mod filter;
@@ -48,10 +49,11 @@ mod token;
 mod view;
 mod wait;
 
+pub use builder::Builder;
 pub use capture::{Capture, Headers, Problem, Record};
 pub use error::{Error, ErrorKind};
 pub use matcher::Matcher;
-pub use receiver::{Builder, On, Receiver};
+pub use receiver::{On, Receiver};
 pub use script::{Answers, Response};
 pub use wait::Wait;
 

@@ -2,31 +2,21 @@
 
 use std::{
     collections::BTreeMap,
-    io,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize, mpsc},
     thread,
     time::Duration,
 };
 
-use tokio::{
-    net::TcpListener,
-    runtime::{self, Handle},
-    sync::oneshot,
-};
+use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
-    Answers, Capture, Error, ErrorKind, Matcher, Response, Wait, admin, capture, net,
+    Answers, Builder, Capture, Error, Matcher, Response, Wait,
     script::{Scripts, Step, steps},
     store::{Store, Totals},
-    token,
     wait::Wanted,
 };
 
-/// Connections at once to the capture address; the next ones wait to be accepted.
-const CAPTURE_CONNECTIONS_MAX: usize = 4096;
-/// Connections at once to the admin address.
-const ADMIN_CONNECTIONS_MAX: usize = 256;
 /// How long a wait lasts when nothing is said.
 pub(crate) const WAIT_DEFAULT: Duration = Duration::from_secs(10);
 /// How long going out of scope waits for the receiver's thread; only a closure that blocks makes
@@ -41,6 +31,7 @@ pub(crate) struct Limits {
     pub(crate) body_bytes_max: usize,
     pub(crate) inflight_bytes_max: usize,
     pub(crate) body_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
 }
 
 /// What the tasks of a receiver share with its handle.
@@ -61,11 +52,13 @@ pub(crate) struct Shared {
 /// its clock paused. When it goes out of scope its ports are free and its connections closed by
 /// the time that `drop` returns.
 pub struct Receiver {
-    shared: Arc<Shared>,
-    runtime: Handle,
-    stop: Option<oneshot::Sender<()>>,
-    stopped: Mutex<mpsc::Receiver<()>>,
-    thread: thread::ThreadId,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) runtime: Handle,
+    /// Dropped to end the thread.
+    pub(crate) stop: Option<oneshot::Sender<()>>,
+    /// Closed when the thread has let go of everything.
+    pub(crate) stopped: Mutex<mpsc::Receiver<()>>,
+    pub(crate) thread: thread::ThreadId,
 }
 
 impl Receiver {
@@ -123,11 +116,12 @@ impl Receiver {
     /// # Cancel safety
     /// Changes nothing.
     pub async fn changed(&self, seq: u64) {
-        let mut changes = self.shared.store.watch();
-        while self.shared.store.range(None, seq, 1).is_empty() {
-            if changes.changed().await.is_err() {
+        loop {
+            let changed = self.shared.store.changed();
+            if !self.shared.store.range(None, seq, 1).is_empty() {
                 return;
             }
+            changed.await;
         }
     }
 
@@ -261,208 +255,4 @@ impl On<'_> {
         }
         self
     }
-}
-
-/// Settings of a receiver that is to be started.
-pub struct Builder {
-    capture: SocketAddr,
-    admin: SocketAddr,
-    token: Option<String>,
-    threads: usize,
-    limits: Limits,
-    scripts: Vec<(String, Vec<Step>)>,
-}
-
-impl Default for Builder {
-    fn default() -> Self {
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let limits = Limits {
-            captures_max: 100_000,
-            bytes_max: 256 << 20,
-            body_bytes_max: 64 << 20,
-            inflight_bytes_max: 256 << 20,
-            body_timeout: Duration::from_mins(1),
-        };
-        Self { capture: any, admin: any, token: None, threads: 1, limits, scripts: Vec::new() }
-    }
-}
-
-impl std::fmt::Debug for Builder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { capture, admin, limits, .. } = self;
-        let mut debug = f.debug_struct("Builder");
-        debug.field("capture", capture).field("admin", admin).field("limits", limits);
-        debug.finish_non_exhaustive()
-    }
-}
-
-impl Builder {
-    /// Where to capture. Default 127.0.0.1 and any free port.
-    pub fn listen(mut self, addr: SocketAddr) -> Self {
-        self.capture = addr;
-        self
-    }
-
-    /// Where to serve the admin API. Default 127.0.0.1 and any free port.
-    pub fn admin(mut self, addr: SocketAddr) -> Self {
-        self.admin = addr;
-        self
-    }
-
-    /// The token for the admin API: visible ASCII. Default an unguessable one.
-    pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into());
-        self
-    }
-
-    /// What a bin answers from the start, as [`On::respond`].
-    pub fn script(mut self, bin: impl Into<String>, answers: impl Answers) -> Self {
-        self.scripts.push((bin.into(), steps(answers)));
-        self
-    }
-
-    /// How many threads serve. Default 1, which is right beside a test.
-    pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = threads.max(1);
-        self
-    }
-
-    /// How many captures are held; the oldest make room. Default 100,000.
-    pub fn captures_max(mut self, captures: usize) -> Self {
-        self.limits.captures_max = captures.max(1);
-        self
-    }
-
-    /// How many bytes all captures take in memory, about; the oldest make room. Default 256 MiB.
-    pub fn bytes_max(mut self, bytes: usize) -> Self {
-        self.limits.bytes_max = bytes;
-        self
-    }
-
-    /// How many bytes of one body are kept; a larger one is answered 413. Default 64 MiB.
-    pub fn body_bytes_max(mut self, bytes: usize) -> Self {
-        self.limits.body_bytes_max = bytes;
-        self
-    }
-
-    /// How many bytes of bodies may be on their way in at once, over all connections; a request
-    /// beyond is answered 503. Default 256 MiB.
-    pub fn inflight_bytes_max(mut self, bytes: usize) -> Self {
-        self.limits.inflight_bytes_max = bytes;
-        self
-    }
-
-    /// For how long nothing may come of a body that was begun; then the answer is 408. Default
-    /// one minute.
-    pub fn body_timeout(mut self, timeout: Duration) -> Self {
-        self.limits.body_timeout = timeout;
-        self
-    }
-
-    /// Starts it; when this returns, both addresses accept.
-    ///
-    /// # Errors
-    /// [`Bind`](ErrorKind::Bind) where an address cannot be had, [`Invalid`](ErrorKind::Invalid)
-    /// for a token that no header can hold.
-    ///
-    /// # Cancel safety
-    /// Dropped, nothing stays.
-    pub async fn start(self) -> Result<Receiver, Error> {
-        let token = match &self.token {
-            Some(token) => token::checked(token)?,
-            None => token::made()?,
-        };
-        let (ready, started) = oneshot::channel();
-        let (stop, stopping) = oneshot::channel();
-        let (done, stopped) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name("mock-receiver".to_owned())
-            .spawn(move || {
-                run(self, token, ready, stopping);
-                drop(done); // Tells the handle that everything is closed.
-            })
-            .map_err(|error| Error::new(ErrorKind::Start, "no thread to be had").because(error))?;
-        let id = thread.thread().id();
-        let (shared, runtime) = started.await.map_err(|_| {
-            Error::new(ErrorKind::Start, "the receiver's thread ended before it was ready")
-        })??;
-        let stopped = Mutex::new(stopped);
-        Ok(Receiver { shared, runtime, stop: Some(stop), stopped, thread: id })
-    }
-}
-
-type Started = Result<(Arc<Shared>, Handle), Error>;
-
-/// The receiver's thread: serves until the handle lets go of `stopping`'s other end.
-fn run(
-    builder: Builder,
-    token: String,
-    ready: oneshot::Sender<Started>,
-    stopping: oneshot::Receiver<()>,
-) {
-    let threads = match builder.threads {
-        1 => runtime::Builder::new_current_thread().enable_all().build(),
-        n => runtime::Builder::new_multi_thread().worker_threads(n).enable_all().build(),
-    };
-    let runtime = match threads {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            let _ = ready
-                .send(Err(Error::new(ErrorKind::Start, "no runtime to be had").because(error)));
-            return;
-        }
-    };
-    runtime.block_on(async {
-        match serve(builder, token).await {
-            Ok(shared) => {
-                // Where nobody takes it, `stopping` is at its end already.
-                let _ = ready.send(Ok((shared, Handle::current())));
-                let _ = stopping.await;
-            }
-            Err(error) => drop(ready.send(Err(error))),
-        }
-    });
-    // The runtime ends here: every task is dropped, with its connection or listener.
-}
-
-async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
-    let (capture, capture_addr) = bind(builder.capture, "--listen").await?;
-    let (admin, admin_addr) = bind(builder.admin, "--admin").await?;
-    let shared = Arc::new(Shared {
-        store: Store::new(builder.limits.captures_max, builder.limits.bytes_max),
-        scripts: Scripts::default(),
-        limits: builder.limits,
-        inflight: AtomicUsize::new(0),
-        token,
-        capture: capture_addr,
-        admin: admin_addr,
-    });
-    for (bin, steps) in builder.scripts {
-        let set = shared.scripts.set(&bin, steps, false);
-        set.map_err(|error| Error::new(ErrorKind::Invalid, error.to_string()))?;
-    }
-    let state = shared.clone();
-    tokio::spawn(net::accept(capture, CAPTURE_CONNECTIONS_MAX, move |stream, peer, number| {
-        capture::serve(state.clone(), stream, peer, number)
-    }));
-    let state = shared.clone();
-    tokio::spawn(net::accept(admin, ADMIN_CONNECTIONS_MAX, move |stream, _, _| {
-        admin::serve(state.clone(), stream)
-    }));
-    Ok(shared)
-}
-
-async fn bind(addr: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAddr), Error> {
-    let failed = |error: io::Error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::AddrInUse => "another program has it; choose another port with",
-            io::ErrorKind::PermissionDenied => "not allowed; choose a port above 1023 with",
-            _ => "choose another address with",
-        };
-        let message = format!("cannot listen on {addr}: {remedy} {flag} (port 0: any free one)");
-        Error::new(ErrorKind::Bind, message).because(error)
-    };
-    let listener = TcpListener::bind(addr).await.map_err(failed)?;
-    let addr = listener.local_addr().map_err(failed)?;
-    Ok((listener, addr))
 }

@@ -1,7 +1,7 @@
 //! Where captures are kept: append-only under sequence numbers, bounded, indexed by bin.
 //!
 //! The lock is held for the touch of a map and never while anything is waited for; readers copy
-//! handles out and look at them outside. Who waits for captures watches a counter.
+//! handles out and look at them outside. Who waits for captures is notified.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, futures::Notified};
 
 use crate::{Capture, capture::Record};
 
@@ -20,7 +20,7 @@ const SLICE: usize = 1_000;
 
 pub(crate) struct Store {
     state: Mutex<State>,
-    changed: watch::Sender<u64>,
+    changed: Notify,
     captures_max: usize,
     bytes_max: usize,
 }
@@ -56,7 +56,7 @@ pub(crate) struct TooManyBins;
 impl Store {
     pub(crate) fn new(captures_max: usize, bytes_max: usize) -> Self {
         let state = Mutex::default();
-        Self { state, changed: watch::Sender::new(0), captures_max, bytes_max }
+        Self { state, changed: Notify::new(), captures_max, bytes_max }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -97,7 +97,7 @@ impl Store {
             gone.extend(state.evict_oldest());
         }
         drop(state);
-        self.changed.send_modify(|count| *count += 1);
+        self.changed.notify_waiters();
     }
 
     /// Up to `limit` captures behind `after`, oldest first.
@@ -164,7 +164,6 @@ impl Store {
             }
         };
         drop(state);
-        self.changed.send_modify(|count| *count += 1);
         gone.len()
     }
 
@@ -180,9 +179,10 @@ impl Store {
         }
     }
 
-    /// Wakes with every capture that is kept from now on.
-    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    /// Completes with the first capture that is kept from now on, which is from this call on and
+    /// not from the first poll: take it, look, then await it.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 }
 
@@ -220,11 +220,11 @@ mod tests {
         store.lock().bins.get_mut(&kept).expect("is there").seqs.push_back(1);
         store.bin("one-more").expect("the empty ones made room");
         assert_eq!(store.lock().bins.len(), 2);
+        store.lock().bins.get_mut("one-more").expect("is there").seqs.push_back(1);
         for index in 0..BINS_MAX {
             let Ok(name) = store.bin(&format!("full-{index}")) else { break };
             store.lock().bins.get_mut(&name).expect("is there").seqs.push_back(1);
         }
-        store.lock().bins.get_mut("one-more").expect("is there").seqs.push_back(1);
         assert!(store.bin("too-many").is_err());
         assert!(store.bin("bin-7").is_ok());
         assert_eq!(store.lock().bins.len(), BINS_MAX);

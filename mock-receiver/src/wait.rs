@@ -95,24 +95,21 @@ impl<T> Drop for Abort<T> {
 
 /// Waits until enough requests match.
 pub(crate) async fn wait(store: &Store, wanted: &Wanted) -> Result<Vec<Capture>, Box<Miss>> {
-    let mut changes = store.watch();
     // More than the clock can hold is more than anyone waits.
     let deadline = Instant::now().checked_add(wanted.within);
     let mut tally = Miss::new(wanted.clone());
     loop {
+        let changed = store.changed();
         tally.look(store);
         if tally.matched.len() >= wanted.count {
             return Ok(tally.matched);
         }
-        let change = changes.changed();
-        let changed = match deadline {
-            Some(deadline) => {
-                timeout_at(deadline.into(), change).await.is_ok_and(|woken| woken.is_ok())
+        match deadline {
+            None => changed.await,
+            Some(deadline) if timeout_at(deadline.into(), changed).await.is_err() => {
+                return Err(Box::new(tally));
             }
-            None => change.await.is_ok(),
-        };
-        if !changed {
-            return Err(Box::new(tally));
+            Some(_) => {}
         }
     }
 }

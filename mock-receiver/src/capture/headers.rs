@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use memchr::memchr;
 
 /// Header lines in the order, case and number in which they were sent.
 ///
@@ -17,7 +18,7 @@ pub struct Headers {
 impl Headers {
     /// The header lines of a whole head, which begins with its request line.
     pub(crate) fn of_head(head: Bytes) -> Self {
-        let start = head.iter().position(|&byte| byte == b'\n').map_or(head.len(), |at| at + 1);
+        let start = memchr(b'\n', &head).map_or(head.len(), |at| at + 1);
         Self { head, start }
     }
 

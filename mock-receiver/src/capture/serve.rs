@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use hyper::{
     server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use tokio::{
     net::TcpStream,
@@ -39,8 +39,6 @@ use crate::{
 
 /// The longest name of a bin.
 pub(crate) const BIN_BYTES_MAX: usize = 128;
-/// How long a connection may wait for the head of its (next) request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// How much more than the largest body is read, and thrown away, so that the sender reads our
 /// 413 in the place of a reset.
 const DRAIN_BYTES_MAX: u64 = 64 << 20;
@@ -72,22 +70,30 @@ struct Connection {
 /// Serves one connection to its end.
 pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, number: u64) {
     let wire = Arc::new(Wire::default());
-    let io = TokioIo::new(Tee::new(stream, wire.clone()));
+    let io = TokioIo::new(Tee::new(stream, wire.clone(), shared.limits.idle_timeout));
     let requests = AtomicU64::new(0);
     let connection = Arc::new(Connection { shared, wire, peer, number, requests });
     let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(2 * HEAD_BYTES_MAX)
-        .serve_connection(io, service_fn(|request| handle(connection.clone(), request)))
+        .serve_connection(
+            io,
+            service_fn(|request| {
+                let connection = connection.clone();
+                async move {
+                    let reply = handle(&connection, request).await;
+                    connection.wire.answered();
+                    reply
+                }
+            }),
+        )
         .await;
     if let Err(error) = served {
         tracing::debug!(connection = number, %peer, error = %error, "capture connection ended");
     }
 }
 
-async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Reply, Ended> {
+async fn handle(connection: &Connection, request: Request<Incoming>) -> Result<Reply, Ended> {
     let at = Timestamp::now();
     let began = Instant::now();
     let number = connection.requests.fetch_add(1, Ordering::Relaxed) + 1;
@@ -97,8 +103,8 @@ async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Resu
         return Ok(explain(500, "mock-receiver lost track of this connection; please report it"));
     };
     let (path, query) = match target.split_once('?') {
-        Some((path, query)) => (path, Some(query.to_owned())),
-        None => (&*target, None),
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
     };
     let Some(bin) = bin_of(path) else {
         return Ok(explain(404, HOW_TO));
@@ -110,7 +116,8 @@ async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Resu
     let Ok(bin) = shared.store.bin(bin) else {
         return Ok(explain(503, &TooManyBins.to_string()));
     };
-    let (path, method) = (path.to_owned(), request.method().as_str().to_owned());
+    let (path, query) = (path.to_owned(), query.map(str::to_owned));
+    let method = request.method().as_str().to_owned();
     let version = if request.version() == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" };
     let body = collect(request, shared).await;
     let trailers = connection.wire.trailers(number).filter(|lines| lines.len() > 2);
@@ -144,7 +151,7 @@ async fn handle(connection: Arc<Connection>, request: Request<Incoming>) -> Resu
 }
 
 /// The target as sent, if the head is that of this request: evidence must not be mixed up.
-fn target_of(head: &[u8], request: &Request<Incoming>) -> Option<String> {
+fn target_of<'a>(head: &'a [u8], request: &Request<Incoming>) -> Option<&'a str> {
     let line = head.split(|&byte| byte == b'\n').next()?;
     let mut words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
     let (method, target) = (words.next()?, words.next()?);
@@ -154,10 +161,10 @@ fn target_of(head: &[u8], request: &Request<Incoming>) -> Option<String> {
         _ => target,
     };
     if method == "CONNECT" {
-        return Some(target.to_owned()); // An authority (RFC 9112 §3.2.3), which hyper has no path for.
+        return Some(target); // An authority (RFC 9112 §3.2.3), which hyper has no path for.
     }
     let path = target.split(['?', '#']).next()?;
-    (method == request.method().as_str() && path == request.uri().path()).then(|| target.to_owned())
+    (method == request.method().as_str() && path == request.uri().path()).then_some(target)
 }
 
 /// The first segment of the path.

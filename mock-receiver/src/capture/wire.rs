@@ -11,12 +11,15 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use memchr::memchr;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::{Instant, Sleep, sleep},
 };
 
 /// The largest head, or trailer section, that hyper is told to accept.
@@ -38,6 +41,8 @@ struct Shared {
     heads: VecDeque<Bytes>,
     /// Trailer sections, each with the number of its request.
     trailers: VecDeque<(u64, Bytes)>,
+    /// How many requests have their answer.
+    answered: u64,
     reset: bool,
 }
 
@@ -61,6 +66,11 @@ impl Wire {
         ours.then(|| shared.trailers.pop_front()).flatten().map(|(_, lines)| lines)
     }
 
+    /// Says that one more request has its answer.
+    pub(super) fn answered(&self) {
+        self.lock().answered += 1;
+    }
+
     /// Makes the end of the connection a reset (RST) instead of an orderly close.
     pub(super) fn reset_on_close(&self) {
         self.lock().reset = true;
@@ -72,11 +82,33 @@ pub(super) struct Tee {
     stream: TcpStream,
     framing: Framing,
     wire: Arc<Wire>,
+    idle_timeout: Duration,
+    /// One timer for the whole connection: hyper's own makes one per request, which costs as much
+    /// as a capture.
+    timer: Pin<Box<Sleep>>,
+    /// How many heads there were when the timer was set.
+    heads_then: u64,
 }
 
 impl Tee {
-    pub(super) fn new(stream: TcpStream, wire: Arc<Wire>) -> Self {
-        Self { stream, framing: Framing::default(), wire }
+    /// A connection that ends with an error when no head becomes complete for `idle_timeout` (up
+    /// to twice as long) while none is being answered.
+    pub(super) fn new(stream: TcpStream, wire: Arc<Wire>, idle_timeout: Duration) -> Self {
+        let timer = Box::pin(sleep(idle_timeout));
+        let framing = Framing::default();
+        Self { stream, framing, wire, idle_timeout, timer, heads_then: 0 }
+    }
+
+    fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let heads = self.framing.requests;
+            if heads == self.heads_then && heads == self.wire.lock().answered {
+                return true;
+            }
+            self.heads_then = heads;
+            self.timer.as_mut().reset(Instant::now() + self.idle_timeout);
+        }
+        false
     }
 }
 
@@ -101,6 +133,8 @@ impl AsyncRead for Tee {
         let fresh = &buf.filled()[before..];
         if !fresh.is_empty() {
             this.framing.feed(fresh, &mut this.wire.lock());
+        } else if read.is_pending() && this.is_overdue(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read
     }
@@ -227,14 +261,14 @@ impl Framing {
 
     /// Up to and with the next line end.
     fn line<'a>(&mut self, bytes: &'a [u8]) -> Option<(Bytes, &'a [u8])> {
-        let end = bytes.iter().position(|&byte| byte == b'\n').map(|at| at + 1);
+        let end = memchr(b'\n', bytes).map(|at| at + 1);
         self.collect(bytes, end)
     }
 
     /// Up to and with the next empty line.
     fn section<'a>(&mut self, bytes: &'a [u8]) -> Option<(Bytes, &'a [u8])> {
         let mut from = 0;
-        while let Some(at) = bytes[from..].iter().position(|&byte| byte == b'\n') {
+        while let Some(at) = memchr(b'\n', &bytes[from..]) {
             let end = from + at + 1;
             let line = &bytes[from..end];
             // Only the first line of this read can have its beginning in an earlier one.

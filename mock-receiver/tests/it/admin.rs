@@ -21,6 +21,7 @@ async fn only_the_token_opens_it() {
         format!("Authorization: {token}\r\n"),
         format!("Authorization: Basic {token}\r\n"),
         format!("Authorization: Bearer {most}\r\n"),
+        format!("Authorization: Bearer {most}!\r\n"),
         format!("Authorization: Bearer {token}x\r\n"),
         format!("X-Token: {token}\r\n"),
     ] {
