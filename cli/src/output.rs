@@ -18,17 +18,25 @@ const GOOD: Style = AnsiColor::Green.on_default();
 pub(crate) struct Output {
     json: bool,
     quiet: bool,
+    /// Whether events go to stdout, so that people are told on stderr.
+    is_shared: Cell<bool>,
     is_closed: Cell<bool>,
 }
 
 impl Output {
     pub(crate) fn new(args: &Args) -> Self {
-        Self { json: args.json, quiet: args.quiet, is_closed: Cell::new(false) }
+        Self {
+            json: args.json,
+            quiet: args.quiet,
+            is_shared: Cell::new(false),
+            is_closed: Cell::new(false),
+        }
     }
 
-    /// Whether stdout is for machines.
-    pub(crate) fn is_json(&self) -> bool {
-        self.json
+    /// An endpoint writes its events to stdout: what is said to people goes to stderr from now on,
+    /// so that a pipe carries events only.
+    pub(crate) fn share_stdout(&self) {
+        self.is_shared.set(true);
     }
 
     /// Whether whoever read stdout has gone.
@@ -38,7 +46,13 @@ impl Output {
 
     /// A line for people; nothing where stdout is for machines or nothing is wanted.
     pub(crate) fn line(&self, line: impl fmt::Display) -> io::Result<()> {
-        if self.json || self.quiet { Ok(()) } else { self.write(line) }
+        if self.json || self.quiet {
+            Ok(())
+        } else if self.is_shared.get() {
+            writeln!(anstream::stderr(), "{line}")
+        } else {
+            self.write(line)
+        }
     }
 
     /// The JSON document of a command, on one line; nothing where stdout is for people.

@@ -48,6 +48,10 @@ struct Delivery {
 
 pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Result<Exit, Failure> {
     let config = config(args, output)?;
+    if config.endpoints.iter().any(|endpoint| endpoint.enabled && endpoint.sink.sink() == "stdout")
+    {
+        output.share_stdout();
+    }
     let batch = BATCH.min(config.bus.batch_events_max);
     // Everything is read and checked before anything is accepted.
     let mut events = events::read(publish)?;

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use postrider::{EventId, NewEvent, Timestamp};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::Failure;
@@ -24,13 +24,17 @@ struct Line<'a> {
     #[serde(rename = "type")]
     kind: Option<String>,
     event: Option<String>,
-    /// Kept byte for byte.
-    #[serde(borrow)]
+    /// Kept byte for byte; `null` is a payload too, which a plain `Option` would take for none.
+    #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
     id: Option<EventId>,
     key: Option<String>,
     timestamp: Option<Timestamp>,
     expires_at: Option<Timestamp>,
+}
+
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(value: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
 }
 
 /// Every event that the arguments name, each checked.

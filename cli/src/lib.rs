@@ -1,1 +1,0 @@
-//! postrider-cli
