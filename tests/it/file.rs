@@ -1,0 +1,64 @@
+//! The file sink through the program: one line for each event, whole, whatever happens.
+
+use std::collections::BTreeSet;
+
+use postrider_tests::{postrider, run};
+
+fn lines(path: &std::path::Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.ends_with('\n'), "the last line is whole");
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+        .collect()
+}
+
+/// Two endpoints, two files, each event once in each; a second run appends.
+#[test]
+fn events_become_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(
+        dir.path().join("postrider.toml"),
+        "[[endpoints]]\nsink = 'file'\nname = 'audit'\npath = 'log/events.ndjson'\n\
+         [[endpoints]]\nsink = 'file'\nname = 'matches'\npath = 'matches.ndjson'\nevents = ['match']\n",
+    )
+    .unwrap();
+    let events: String = (0..200)
+        .map(|n| {
+            let kind = if n % 2 == 0 { "match" } else { "model.uploaded" };
+            format!("{{\"type\":\"{kind}\",\"id\":\"e{n}\",\"data\":{{\"n\": {n}, \"s\":\"\\u2028\"}}}}\n")
+        })
+        .collect();
+    std::fs::write(dir.path().join("events.ndjson"), events).unwrap();
+    let ran = run(&mut postrider(dir.path(), ["publish", "--file", "events.ndjson"]));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let all = lines(&dir.path().join("log/events.ndjson"));
+    let ids: BTreeSet<&str> = all.iter().map(|line| line["id"].as_str().unwrap()).collect();
+    assert_eq!((all.len(), ids.len()), (200, 200), "each event once");
+    assert_eq!(lines(&dir.path().join("matches.ndjson")).len(), 100);
+    let first = all.iter().find(|line| line["id"] == "e0").unwrap();
+    assert_eq!((&first["event"], &first["data"]["n"]), (&"match".into(), &0.into()));
+
+    let ran =
+        run(&mut postrider(dir.path(), ["publish", "match", "--data", "{\n  \"pretty\": true\n}"]));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let matches = lines(&dir.path().join("matches.ndjson"));
+    assert_eq!((matches.len(), &matches[100]["data"]["pretty"]), (101, &true.into()));
+}
+
+/// A file that cannot be written is told, by `check --connect` and by what is left; it is no loss.
+#[test]
+fn a_file_that_cannot_be_written_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("taken"), "a file, not a folder").unwrap();
+    std::fs::write(
+        dir.path().join("postrider.toml"),
+        "[[endpoints]]\nsink = 'file'\nname = 'audit'\npath = 'taken/events.ndjson'\n",
+    )
+    .unwrap();
+    let checked = run(&mut postrider(dir.path(), ["check", "--connect"]));
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    assert!(checked.stdout.contains("taken"), "{checked:?}");
+    let ran = run(&mut postrider(dir.path(), ["publish", "match", "--wait", "100ms"]));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stdout.contains("audit: waiting") && ran.stdout.contains("taken"), "{ran:?}");
+}

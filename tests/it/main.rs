@@ -1,0 +1,8 @@
+//! End-to-end tests over public interfaces, as a user has them: real sockets, real processes.
+
+mod cli;
+mod demo_events;
+mod file;
+mod http;
+mod plugin;
+mod stdout;
