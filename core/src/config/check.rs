@@ -220,6 +220,7 @@ impl Checker<'_, '_> {
         let mut first: HashMap<EndpointId, KeyPath> = HashMap::new();
         for (path, endpoint) in endpoints {
             let found = self.endpoint(endpoint, &path, defaults, inherited, network);
+            // Looked through for each value, so that it must not grow with the endpoints.
             self.report.inherited.clear();
             let Some(endpoint) = found else { continue };
             if let Some(other) = first.get(&endpoint.id) {

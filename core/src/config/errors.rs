@@ -42,9 +42,6 @@ impl ConfigError {
 
     /// A text that could not be read at all.
     pub(super) fn syntax(place: Place, message: impl Into<String>) -> Self {
-        let message = message.into();
-        // Parsers write messages of several lines; one error is one line.
-        let message = message.lines().map(str::trim).collect::<Vec<_>>().join(", ");
         Self::new(place, &KeyPath::default(), message)
     }
 

@@ -6,7 +6,7 @@
 use figment::error::Kind;
 use figment::value::Value;
 
-use super::errors::REDACTED;
+use super::errors::{ERRORS_MAX, REDACTED};
 use super::path::{KeyPath, Step};
 use super::report::{Report, path_in};
 use super::schema::{Located, nearest};
@@ -26,6 +26,10 @@ impl Report<'_> {
                 Ok(read) => return Some(read),
                 Err(error) => error,
             };
+            // Each round reads all again; a list of a million mistakes must not take a million.
+            if self.errors.len() >= ERRORS_MAX {
+                return None;
+            }
             let at = path_in(&value, &error.path);
             let original = base.join(&before_removal(&at, &removed));
             let found = find(&value, &at);

@@ -187,5 +187,8 @@ mod tests {
         ] {
             assert!(read(wrong.clone()).is_err(), "{wrong}");
         }
+        // The secret itself where a name should be.
+        let error = read(serde_json::json!({ "env": "whsec_MfKQ+9r8=" })).unwrap_err();
+        assert!(!error.to_string().contains("MfKQ"), "{error}");
     }
 }

@@ -1,6 +1,10 @@
 //! Mistakes, each with the exact line that is printed for it.
 
+use std::sync::Arc;
+
+use postrider::ErrorKind;
 use postrider::config::{Config, ConfigErrors, ERRORS_MAX, FILE_BYTES_MAX, Format, Source};
+use postrider::sink::{CheckContext, Registry, Sink, SinkFactory};
 
 use crate::load;
 use crate::sinks::registry;
@@ -459,6 +463,19 @@ flag --listen: server.listen: expected an IP address and a port, such as "127.0.
     );
 }
 
+/// A table made of variables is not the text of one of them.
+#[test]
+fn variables_below_a_text() {
+    variable(
+        "POSTRIDER_ENDPOINTS__0__ID__X",
+        "1",
+        &[
+            "endpoints[0].url: missing — add it: where events are posted to",
+            "endpoints[0].id: expected an id of 1 to 64 letters, digits, _ and -, found a table",
+        ],
+    );
+}
+
 /// A whole number comes in many types: signed from TOML, unsigned from code and large JSON.
 #[test]
 fn bounds_hold_for_every_kind_of_number() {
@@ -495,6 +512,95 @@ fn positions_hold_after_mistakes() {
     assert_eq!(found, [0, 2, 4].map(|at| format!("defaults.retry.schedule[{at}]")));
 }
 
+/// A sink that is not ours: a needed table with needed keys, a type that checks its text itself.
+struct Foreign;
+
+/// A sink of somebody else.
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+struct ForeignSettings {
+    /// Where to.
+    #[allow(dead_code, reason = "only its shape matters")]
+    place: ForeignPlace,
+    /// How to get in.
+    #[allow(dead_code, reason = "only its shape matters")]
+    api_key: Option<Even>,
+}
+
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[allow(dead_code, reason = "only its shape matters")]
+struct ForeignPlace {
+    /// The host.
+    host: String,
+    /// The port.
+    port: u16,
+}
+
+/// Text of an even length; its error quotes the text.
+#[derive(schemars::JsonSchema)]
+#[allow(dead_code, reason = "only its shape matters")]
+struct Even(String);
+
+impl<'de> serde::Deserialize<'de> for Even {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.len() % 2 == 0 {
+            return Ok(Self(text));
+        }
+        Err(serde::de::Error::custom(format!("the length of {text} is odd")))
+    }
+}
+
+impl SinkFactory for Foreign {
+    type Settings = ForeignSettings;
+
+    fn name(&self) -> &'static str {
+        "foreign"
+    }
+
+    fn target(&self, _: &ForeignSettings) -> String {
+        "abroad".to_owned()
+    }
+
+    fn build(
+        &self,
+        _: &ForeignSettings,
+        _: &CheckContext<'_>,
+    ) -> Result<Arc<dyn Sink>, postrider::Error> {
+        Err(postrider::Error::new(ErrorKind::Sink, "go abroad"))
+    }
+}
+
+/// A third party's sink gets what ours get: places, unknown keys, all mistakes, no secret shown.
+#[test]
+fn in_the_settings_of_a_foreign_sink() {
+    let check = |text: &str, expect: &[&str]| {
+        let text = format!("[[endpoints]]\nsink = 'foreign'\n{text}");
+        let loader = Config::loader().registry(&Registry::new().with(Foreign));
+        let found = told(loader.text(Format::Toml, &text).environment(false).load());
+        assert_eq!(found.replace("config text:", ""), expect.join("\n"), "{text}");
+    };
+    check("", &["1: endpoints[0].place: missing — add it: where to"]);
+    check(
+        "place = {}",
+        &[
+            "3: endpoints[0].place.host: missing — add it: the host",
+            "3: endpoints[0].place.port: missing — add it: the port",
+        ],
+    );
+    check(
+        "[endpoints.place]\nhost = 1\nprot = 2\nport = 70000",
+        &[
+            "4: endpoints[0].place.host: expected text, found 1 — write \"1\"",
+            "5: endpoints[0].place.prot: unknown key — did you mean \"port\"?",
+            "6: endpoints[0].place.port: expected 0 to 65535, found 70000",
+        ],
+    );
+    check(
+        "place = { host = 'a', port = 1 }\napi_key = 'abc'",
+        &["4: endpoints[0].api_key: the length of •••• is odd"],
+    );
+}
+
 /// What all endpoints inherit is wrong once.
 #[test]
 fn inherited_mistakes_are_told_once() {
@@ -517,4 +623,8 @@ fn errors_are_bounded() {
     let errors = load(Format::Toml, &keys.join("\n"), &[]).unwrap_err();
     assert_eq!(errors.iter().count(), ERRORS_MAX);
     assert!(errors.to_string().ends_with("\nthere may be more"), "{errors}");
+    // Reading again after each mistake ends with the last that is told, not with the last there is.
+    let text = format!("network.allow = [{}]", "1,".repeat(100_000));
+    let errors = load(Format::Toml, &text, &[]).unwrap_err();
+    assert_eq!(errors.iter().count(), ERRORS_MAX);
 }

@@ -114,6 +114,18 @@ fn variables_hold_secrets_as_they_are() {
     check(" spaces ");
 }
 
+/// Variables of our prefix that secrets refer to set no keys, however they are called.
+#[test]
+fn references_to_variables_of_our_prefix() {
+    for name in ["POSTRIDER_TOKEN", "POSTRIDER_SERVERS", "POSTRIDER_SHOP__TOKEN"] {
+        let text = format!(
+            "server.tokens = [{{ name = 'a', scopes = ['read'], token = {{ env = '{name}' }} }}]"
+        );
+        let config = crate::load(Format::Toml, &text, &[(name, "text")]);
+        assert_eq!(config.unwrap().server.tokens[0].token.expose(), "text", "{name}");
+    }
+}
+
 #[test]
 fn references_in_variables() {
     let config = crate::load(
