@@ -327,7 +327,7 @@ fn peak_memory(id: u32) -> Option<u64> {
 
 /// The end of a log, for a message; empty where there is none.
 fn last_lines(log: &Path) -> String {
-    const LINES: usize = 10;
+    const LINES: usize = 20;
     let bytes = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<_> = text.lines().collect();

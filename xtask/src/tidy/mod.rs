@@ -52,7 +52,7 @@ pub(crate) fn run() -> Outcome {
         );
         return Ok(());
     }
-    Err(Fail::new(format_args!("{} of house rules", term::count(findings.len() as u64, "breach"))))
+    Err(Fail::new(format_args!("{} not kept", term::count(findings.len() as u64, "house rule"))))
 }
 
 /// Folders that hold what programs make.

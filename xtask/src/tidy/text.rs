@@ -10,18 +10,18 @@ struct Rule {
     name: &'static str,
     /// Whether the rule holds in a file, by its path from the repository's folder.
     holds_in: fn(&str) -> bool,
-    /// What is wrong with a line, if anything.
-    breach: fn(&str) -> Option<String>,
+    /// What is wrong with a line, if anything, under the last attribute above it that makes a test.
+    breach: fn(line: &str, test: &str) -> Option<String>,
 }
 
 const RULES: &[Rule] = &[
-    Rule { name: "machine-path", holds_in: |_| true, breach: machine_path },
-    Rule { name: "registry", holds_in: |_| true, breach: registry },
-    Rule { name: "lock", holds_in: |file| file == "Cargo.lock", breach: lock },
-    Rule { name: "leftover", holds_in: is_rust, breach: leftover },
+    Rule { name: "machine-path", holds_in: |_| true, breach: |line, _| machine_path(line) },
+    Rule { name: "registry", holds_in: |_| true, breach: |line, _| registry(line) },
+    Rule { name: "lock", holds_in: |file| file == "Cargo.lock", breach: |line, _| lock(line) },
+    Rule { name: "leftover", holds_in: is_rust, breach: |line, _| leftover(line) },
     Rule { name: "sleep", holds_in: is_test, breach: sleep },
-    Rule { name: "pure", holds_in: is_pure, breach: |line| mentions(line, &IMPURE) },
-    Rule { name: "upwards", holds_in: is_seam, breach: |line| mentions(line, &ABOVE_SEAMS) },
+    Rule { name: "pure", holds_in: is_pure, breach: |line, _| mentions(line, &IMPURE) },
+    Rule { name: "upwards", holds_in: is_seam, breach: |line, _| mentions(line, &ABOVE_SEAMS) },
 ];
 
 /// Checks one file.
@@ -35,9 +35,9 @@ pub(super) fn check(file: &str, text: &str) -> Vec<Finding> {
         });
     }
     for rule in RULES.iter().filter(|rule| (rule.holds_in)(file)) {
-        let mut above = "";
+        let (mut above, mut test) = ("", "");
         for (index, line) in text.lines().enumerate() {
-            if let Some(reason) = (rule.breach)(line)
+            if let Some(reason) = (rule.breach)(line, test)
                 && !allowed(rule.name, line)
                 && !allowed(rule.name, above)
             {
@@ -46,6 +46,11 @@ pub(super) fn check(file: &str, text: &str) -> Vec<Finding> {
                     rule: rule.name,
                     reason,
                 });
+            }
+            if line.trim_start().starts_with("#[test")
+                || line.trim_start().starts_with("#[tokio::test")
+            {
+                test = line;
             }
             above = line;
         }
@@ -159,13 +164,13 @@ fn leftover(line: &str) -> Option<String> {
         .map(|word| format!("{word}) is not for the repository"))
 }
 
-/// A test waits for a condition with a deadline; sleeping hopes.
-fn sleep(line: &str) -> Option<String> {
+/// A test waits for a condition with a deadline; sleeping hopes. Under tokio's paused clock a sleep
+/// says at which time of the test it goes on, and takes none.
+fn sleep(line: &str, test: &str) -> Option<String> {
     let code = line.split("//").next().unwrap_or_default();
-    [concat!("thread::", "sleep("), concat!("time::", "sleep(")]
-        .iter()
-        .any(|call| code.contains(call))
-        .then(|| "a sleep in a test: wait for a condition with a deadline".to_owned())
+    let thread = code.contains(concat!("thread::", "sleep("));
+    let task = code.contains(concat!("time::", "sleep(")) && !test.contains("start_paused");
+    (thread || task).then(|| "a sleep in a test: wait for a condition with a deadline".to_owned())
 }
 
 #[cfg(test)]
@@ -219,6 +224,24 @@ mod tests {
         assert_eq!(with("tidy: allow(sleep): polls a process"), [""; 0]);
         assert_eq!(with("tidy: allow(sleep):"), ["sleep"]);
         assert_eq!(with("tidy: allow(leftover): polls"), ["sleep"]);
+    }
+
+    #[test]
+    fn under_a_paused_clock_only_a_task_may_sleep() {
+        let check = |attribute: &str, call: &str, rules: &[&str]| {
+            let text = format!("//! A.\n{attribute}\nasync fn a() {{\n    {call}x);\n}}\n");
+            assert_eq!(broken("core/tests/a.rs", &text), rules, "{text}");
+        };
+        let (task, thread) =
+            (concat!("tokio::time::", "sleep("), concat!("std::thread::", "sleep("));
+        check("#[tokio::test(start_paused = true)]", task, &[]);
+        check("#[tokio::test(start_paused = true)]", thread, &["sleep"]);
+        check("#[tokio::test]", task, &["sleep"]);
+        check(
+            "#[tokio::test(start_paused = true)]\nasync fn b() {}\n#[tokio::test]",
+            task,
+            &["sleep"],
+        );
     }
 
     #[test]
