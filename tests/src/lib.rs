@@ -108,6 +108,7 @@ pub async fn eventually<T: Debug>(what: &str, mut look: impl AsyncFnMut() -> (bo
             started.elapsed() < DEADLINE,
             "{what}: still not after {DEADLINE:?}, last {state:?}"
         );
+        // tidy: allow(sleep): polls a condition with a deadline
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

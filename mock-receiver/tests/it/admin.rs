@@ -126,6 +126,7 @@ async fn wait_answers_when_met_and_explains_when_not() {
     let body =
         r#"{"bin":"a","count":2,"timeout_ms":10000,"match":{"event":"match","json":{"data":{}}}}"#;
     let (answer, _) = tokio::join!(call(&receiver, "POST", "wait", body), async {
+        // tidy: allow(sleep): the wait must be under way before the request that meets it
         tokio::time::sleep(Duration::from_millis(50)).await;
         post(&receiver, "/a", "", r#"{"event":"match","data":{"n":2}}"#).await
     });

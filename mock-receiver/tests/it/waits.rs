@@ -77,6 +77,7 @@ async fn a_paused_clock_does_not_cut_a_wait_short() {
     let receiver = Receiver::start().await.unwrap();
     let addr = receiver.addr();
     let sender = std::thread::spawn(move || {
+        // tidy: allow(sleep): the wait must be under way before the request that meets it
         std::thread::sleep(Duration::from_millis(100));
         let mut stream = TcpStream::connect(addr).unwrap();
         stream.write_all(b"POST /a HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();

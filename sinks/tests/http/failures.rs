@@ -78,6 +78,7 @@ async fn dripping_answer() {
         connection.request().await;
         connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await;
         while connection.stream.write_all(b"x").await.is_ok() {
+            // tidy: allow(sleep): the peer drips on purpose
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
@@ -90,6 +91,7 @@ async fn dripping_answer() {
 async fn flood_of_informational_answers() {
     let peer = Peer::start(|mut connection| async move {
         connection.request().await;
+        // tidy: allow(sleep): the peer floods on purpose
         while connection.stream.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

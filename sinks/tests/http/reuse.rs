@@ -201,6 +201,7 @@ async fn idle_connection_is_closed_in_time() {
     let paused = Instant::now();
     let gone = || closed.load(Ordering::SeqCst) == 1;
     while !gone() && paused.elapsed() < IDLE_MAX * 3 {
+        // tidy: allow(sleep): the clock is paused
         tokio::time::sleep(IDLE_MAX / 30).await;
         // Lets the socket's end be seen, which takes no time on the paused clock.
         for _ in 0..100 {

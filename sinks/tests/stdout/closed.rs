@@ -135,6 +135,7 @@ async fn a_hanging_write_does_not_hold_the_process() {
             child.kill().unwrap();
             panic!("the process hangs at its end");
         }
+        // tidy: allow(sleep): polls a child with a deadline
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(child.wait().unwrap().success());
