@@ -1,4 +1,5 @@
 //! The command line: its shape and help. Values are checked by the commands.
+#![expect(clippy::doc_markdown, reason = "the comments are the help that a terminal shows")]
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -96,7 +96,7 @@ fn main() -> ExitCode {
             Exit::Done.into()
         }
         Err(failure) => {
-            output.error(&failure.message);
+            output::error(&failure.message);
             failure.exit.into()
         }
     }

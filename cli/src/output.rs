@@ -75,22 +75,22 @@ impl Output {
         })
     }
 
-    /// An error, on stderr. Nobody is left to tell where that fails.
-    pub(crate) fn error(&self, message: impl fmt::Display) {
-        let _ = writeln!(anstream::stderr(), "{ERROR}error:{ERROR:#} {message}");
-    }
-
     /// A warning, on stderr.
     pub(crate) fn warning(&self, message: impl fmt::Display) {
         if !self.quiet {
             let _ = writeln!(anstream::stderr(), "{WARNING}warning:{WARNING:#} {message}");
         }
     }
+}
 
-    /// The mark before something that is well, or is not.
-    pub(crate) fn mark(&self, is_well: bool) -> String {
-        if is_well { format!("{GOOD}✓{GOOD:#}") } else { format!("{ERROR}✗{ERROR:#}") }
-    }
+/// An error, on stderr. Nobody is left to tell where that fails.
+pub(crate) fn error(message: impl fmt::Display) {
+    let _ = writeln!(anstream::stderr(), "{ERROR}error:{ERROR:#} {message}");
+}
+
+/// The mark before something that is well, or is not.
+pub(crate) fn mark(is_well: bool) -> String {
+    if is_well { format!("{GOOD}✓{GOOD:#}") } else { format!("{ERROR}✗{ERROR:#}") }
 }
 
 /// Starts logging to stderr: warnings, or as `-q` and `-v` say.

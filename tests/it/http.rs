@@ -1,6 +1,6 @@
 //! Webhooks: from publish to a receiver that shares no code with us.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use mock_receiver::{Capture, Receiver, Response};
@@ -142,7 +142,7 @@ async fn a_refused_connection_is_retried() {
         (causes.len() >= 2, (state, causes))
     })
     .await;
-    let receiver = Receiver::builder().listen(SocketAddr::from(free)).start().await.unwrap();
+    let receiver = Receiver::builder().listen(free).start().await.unwrap();
     let seen = receiver.wait("app").count(1).within(DEADLINE).await.unwrap();
     assert!(bus.flush(DEADLINE).await.unwrap().is_empty());
     assert_eq!(receiver.requests("app").len(), 1, "delivered once");

@@ -49,7 +49,7 @@ fn colours_on_a_terminal() {
         .stdin(Stdio::null()));
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(ran.stdout.contains("\u{1b}["), "coloured: {ran:?}");
-    assert!(ran.stdout.contains("match") && ran.stdout.contains("a"), "{ran:?}");
+    assert!(ran.stdout.contains("match"), "{ran:?}");
     assert!(
         serde_json::from_str::<serde_json::Value>(ran.stdout.trim()).is_err(),
         "not for machines"

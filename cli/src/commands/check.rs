@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::config;
 use crate::args::{Args, Check};
-use crate::output::Output;
+use crate::output::{Output, mark};
 use crate::{Exit, Failure};
 
 #[derive(Serialize)]
@@ -55,7 +55,7 @@ pub(crate) async fn run(args: &Args, check: &Check, output: &Output) -> Result<E
         None => output.line("no configuration file here; the defaults are valid")?,
     }
     for line in &lines {
-        let mark = output.mark(line.error.is_none());
+        let mark = mark(line.error.is_none());
         let off = if line.enabled { "" } else { " (disabled: deliveries are held)" };
         output.line(format_args!("{mark} {}{off}", line.name))?;
         output.line(format_args!(

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::config;
 use crate::args::{Args, Publish};
-use crate::output::Output;
+use crate::output::{Output, mark};
 use crate::{Exit, Failure};
 
 /// Events that are published in one write.
@@ -150,7 +150,7 @@ fn show(receipts: &[Receipt], deliveries: &[Delivery], output: &Output) -> Resul
             *counts.entry((&delivery.endpoint, delivery.state)).or_default() += 1;
         }
         for ((endpoint, state), count) in counts {
-            let mark = output.mark(state == "delivered");
+            let mark = mark(state == "delivered");
             output.line(format_args!("{mark} {endpoint}: {count} {state}"))?;
         }
     }
@@ -158,7 +158,7 @@ fn show(receipts: &[Receipt], deliveries: &[Delivery], output: &Output) -> Resul
         .iter()
         .filter(|delivery| deliveries.len() <= SHOWN_MAX || delivery.state != "delivered");
     for delivery in shown.take(SHOWN_MAX) {
-        let mark = output.mark(delivery.state == "delivered");
+        let mark = mark(delivery.state == "delivered");
         let Delivery { endpoint, state, attempts, .. } = delivery;
         let times =
             if *attempts > 1 { format!(" after {attempts} attempts") } else { String::new() };

@@ -130,6 +130,7 @@ impl BusBuilder {
     ///
     /// # Panics
     /// Outside a tokio runtime with its timer enabled.
+    #[expect(clippy::unused_async, reason = "stores that open with I/O will wait here")]
     pub async fn open(self) -> Result<Bus, Error> {
         let mut endpoints = self.endpoints;
         if let Some(config) = &self.config {

@@ -71,11 +71,10 @@ impl Pattern {
         let mut segments = name.split('.');
         for wanted in self.0.split('.') {
             match (wanted, segments.next()) {
-                (_, None) => return false,
                 ("**", Some(_)) => return true,
                 ("*", Some(_)) => {}
                 (wanted, Some(segment)) if wanted == segment => {}
-                (_, Some(_)) => return false,
+                _ => return false,
             }
         }
         segments.next().is_none()

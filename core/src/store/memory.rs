@@ -398,7 +398,7 @@ impl Store for MemoryStore {
             space.as_mut().enable();
             match self.try_accept(&batch, now) {
                 Err(error) if error.is_full() && self.limits.when_full == WhenFull::Wait => {
-                    space.await
+                    space.await;
                 }
                 done => return done,
             }

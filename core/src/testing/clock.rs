@@ -52,7 +52,7 @@ impl Clock for TestClock {
         )
     }
 
-    /// SplitMix64: evenly distributed, and the same for the same seed.
+    /// `SplitMix64`: evenly distributed, and the same for the same seed.
     fn random(&self) -> u64 {
         let mut z = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -91,8 +91,8 @@ async fn dripping_answer() {
 async fn flood_of_informational_answers() {
     let peer = Peer::start(|mut connection| async move {
         connection.request().await;
-        // tidy: allow(sleep): the peer floods on purpose
         while connection.stream.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n").await.is_ok() {
+            // tidy: allow(sleep): the peer floods on purpose
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     })

@@ -60,7 +60,7 @@ fn one(kind: &str, publish: &Publish) -> Result<NewEvent, Failure> {
             None => text.as_bytes().to_vec(),
         },
     };
-    let mut event = NewEvent::raw(kind, data).map_err(wrong)?;
+    let mut event = NewEvent::raw(kind, data).map_err(|error| wrong(&error))?;
     if let Some(id) = &publish.id {
         event = event.id(id.clone());
     }
@@ -77,7 +77,7 @@ fn one(kind: &str, publish: &Publish) -> Result<NewEvent, Failure> {
 }
 
 /// An event that breaks a rule is wrong usage: no other try can succeed.
-fn wrong(error: postrider::Error) -> Failure {
+fn wrong(error: &postrider::Error) -> Failure {
     Failure::invalid(format!("failed to {}", error.chain()))
 }
 
