@@ -68,7 +68,7 @@ async fn waits_for_room() {
         let store = Arc::clone(&store);
         async move { store.accept(accept("2"), NOW).await }
     });
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     assert!(!publisher.is_finished(), "there is no room yet");
     settle_one(&store).await;
     publisher.await.unwrap().unwrap();
@@ -77,7 +77,7 @@ async fn waits_for_room() {
         let store = Arc::clone(&store);
         async move { store.accept(accept("3"), NOW).await }
     });
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     store.close().await.unwrap();
     assert!(publisher.await.unwrap().unwrap_err().is_closed());
 }
