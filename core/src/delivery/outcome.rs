@@ -176,8 +176,8 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let long =
-            Nack::retry(Cause::Other, "\u{e9}".repeat(MESSAGE_BYTES_MAX)).answer(&[0xff; 1 << 20]);
+        let long = Nack::retry(Cause::Other, "\u{e9}".repeat(MESSAGE_BYTES_MAX))
+            .answer(&vec![0xff; 1 << 20]);
         assert_eq!(long.message.len(), MESSAGE_BYTES_MAX);
         assert!(long.answer.len() <= ANSWER_BYTES_MAX, "{}", long.answer.len());
         assert_eq!(Ack::new().answer(b"ok \xff").answer, "ok \u{fffd}");
