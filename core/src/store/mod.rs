@@ -3,7 +3,7 @@
 //!
 //! A store keeps facts and hands out leases. Policy (when to try again, how often, in what order)
 //! is the engine's; a store never gives up, delays or repeats anything by itself. The contract is
-//! written here and run against every store by [`crate::testing::store`].
+//! written here and run against every store by `testing::store` (feature `test-util`).
 //!
 //! The life of a delivery in a store:
 //!
