@@ -310,6 +310,9 @@ mod tests {
 
     use super::*;
 
+    /// Longest that anything here may take.
+    const DEADLINE: Duration = Duration::from_secs(5);
+
     /// Writes nothing until it is let through, then reports the types that it was given.
     struct Gate {
         entered: mpsc::Sender<Vec<String>>,
@@ -320,7 +323,7 @@ mod tests {
         fn write(&mut self, batch: &[&Attempt]) -> Vec<Outcome> {
             let types = batch.iter().map(|a| a.event.event_type().to_string()).collect();
             self.entered.send(types).unwrap();
-            assert!(self.let_through.recv().unwrap(), "told to panic");
+            assert!(self.let_through.recv_timeout(DEADLINE).unwrap(), "told to panic");
             batch.iter().map(|_| Ok(Ack::new())).collect()
         }
 
@@ -358,8 +361,15 @@ mod tests {
         tokio::spawn(async move { writer.deliver(&batch).await })
     }
 
+    /// Waits until so many calls are queued.
     async fn queued(writer: &Writer<Gate>, count: usize) {
-        while lock(&writer.0.queue).jobs.len() != count {
+        let started = std::time::Instant::now();
+        loop {
+            let found = lock(&writer.0.queue).jobs.len();
+            if found == count {
+                return;
+            }
+            assert!(started.elapsed() < DEADLINE, "{found} calls are queued, not {count}");
             tokio::task::yield_now().await;
         }
     }
@@ -370,14 +380,14 @@ mod tests {
         let (writer, seen, open) = gated(2);
         let mut calls = vec![start(&writer, "a")];
         tokio::task::yield_now().await;
-        assert_eq!(seen.recv().unwrap(), ["a"]);
+        assert_eq!(seen.recv_timeout(DEADLINE).unwrap(), ["a"]);
         for kind in ["b", "c", "d"] {
             calls.push(start(&writer, kind));
             queued(&writer, calls.len() - 1).await;
         }
         for expect in [&["b", "c"][..], &["d"]] {
             open.send(true).unwrap();
-            assert_eq!(seen.recv().unwrap(), expect);
+            assert_eq!(seen.recv_timeout(DEADLINE).unwrap(), expect);
         }
         open.send(true).unwrap();
         for call in calls {
@@ -392,7 +402,7 @@ mod tests {
         let (writer, seen, open) = gated(10);
         let hung = start(&writer, "a");
         tokio::task::yield_now().await;
-        assert_eq!(seen.recv().unwrap(), ["a"]);
+        assert_eq!(seen.recv_timeout(DEADLINE).unwrap(), ["a"]);
         hung.abort();
         assert!(hung.await.unwrap_err().is_cancelled());
         for _ in 0..100 {
@@ -406,14 +416,18 @@ mod tests {
         let (again, other) = (start(&writer, "a"), start(&writer, "c"));
         queued(&writer, 2).await;
         open.send(true).unwrap();
-        assert_eq!(seen.recv().unwrap(), ["c"], "\"a\" is not written twice, \"b\" not at all");
+        assert_eq!(
+            seen.recv_timeout(DEADLINE).unwrap(),
+            ["c"],
+            "\"a\" is not written twice, \"b\" not at all"
+        );
         open.send(true).unwrap();
         assert_eq!(again.await.unwrap(), [Ok(Ack::new())]);
         assert_eq!(other.await.unwrap(), [Ok(Ack::new())]);
         // Only once: a delivery with this id that comes later is written.
         let later = start(&writer, "a");
         tokio::task::yield_now().await;
-        assert_eq!(seen.recv().unwrap(), ["a"]);
+        assert_eq!(seen.recv_timeout(DEADLINE).unwrap(), ["a"]);
         open.send(true).unwrap();
         assert_eq!(later.await.unwrap(), [Ok(Ack::new())]);
     }
@@ -427,7 +441,7 @@ mod tests {
         {
             let mut call = std::pin::pin!(writer.deliver(&batch));
             assert!(futures_poll(call.as_mut()).await.is_pending());
-            assert_eq!(seen.recv().unwrap(), ["a"]);
+            assert_eq!(seen.recv_timeout(DEADLINE).unwrap(), ["a"]);
             writer.check().await.unwrap(); // The thread is past the write.
         }
         assert_eq!(writer.deliver(&batch).await, [Ok(Ack::new())]);
@@ -445,12 +459,14 @@ mod tests {
         let (writer, seen, open) = gated(10);
         let call = start(&writer, "a");
         tokio::task::yield_now().await;
-        assert_eq!(seen.recv().unwrap(), ["a"]);
+        assert_eq!(seen.recv_timeout(DEADLINE).unwrap(), ["a"]);
         open.send(false).unwrap();
         let outcomes = call.await.unwrap();
         assert_eq!(outcomes[0].as_ref().unwrap_err().cause(), Cause::Panic);
         open.send(true).unwrap();
         assert_eq!(start(&writer, "b").await.unwrap(), [Ok(Ack::new())]);
-        assert_eq!(seen.iter().take(2).collect::<Vec<_>>(), [vec!["reset"], vec!["b"]]);
+        for expect in ["reset", "b"] {
+            assert_eq!(seen.recv_timeout(DEADLINE).unwrap(), [expect]);
+        }
     }
 }
