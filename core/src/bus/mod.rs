@@ -104,9 +104,8 @@ impl Routes {
         }
     }
 
-    fn plan(&self, kind: &EventType, found: &mut Vec<u32>) -> Arc<[EndpointId]> {
-        self.router.find(kind, found);
-        match &**found {
+    fn plan(&self, kind: &EventType, buffer: &mut Vec<u32>) -> Arc<[EndpointId]> {
+        match self.router.find(kind, buffer) {
             [] => Arc::clone(&self.nobody),
             targets => {
                 targets.iter().map(|target| self.endpoints[*target as usize].clone()).collect()
