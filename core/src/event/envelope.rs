@@ -232,6 +232,16 @@ impl NewEvent {
     /// [`ErrorKind::TooLarge`] for a payload above `payload_bytes_max`, [`ErrorKind::Invalid`] for
     /// a key or attributes that break their rules.
     pub fn seal(self, clock: &dyn Clock, payload_bytes_max: usize) -> Result<Envelope, Error> {
+        self.seal_at(clock.now(), clock, payload_bytes_max)
+    }
+
+    /// As [`seal`](Self::seal), at a time that the caller has read already.
+    pub(crate) fn seal_at(
+        self,
+        now: Timestamp,
+        clock: &dyn Clock,
+        payload_bytes_max: usize,
+    ) -> Result<Envelope, Error> {
         let refuse = |what: String| {
             Err(Error::new(
                 ErrorKind::Invalid,
@@ -258,7 +268,6 @@ impl NewEvent {
         if let Err(what) = check_attributes(&self.attributes) {
             return refuse(what);
         }
-        let now = clock.now();
         Ok(Envelope {
             id: self.id.unwrap_or_else(|| EventId::v7(now, [clock.random(), clock.random()])),
             kind: self.kind,
