@@ -36,33 +36,52 @@ pub(crate) async fn run(report: &mut Report, scale: Scale, seed: u64) -> Result<
             EVENTS / scale.divisor
         ),
     );
-    let goal = Some(Goal::AtMost(2.0));
-    compare(report, scale, seed, "bursts of 512", 512, false, goal).await?;
-    compare(report, scale, seed, "bursts of 512, typed subscribers", 512, true, None).await?;
-    compare(report, scale, seed, "one at a time", 1, false, goal).await
+    for case in &CASES {
+        compare(report, scale, seed, case).await?;
+    }
+    Ok(())
 }
+
+/// How the subject publishes and receives.
+struct Case {
+    name: &'static str,
+    /// Events that are published before all have to be received.
+    burst: usize,
+    /// One call for the whole burst, instead of one for each event.
+    publish_all: bool,
+    /// Each subscriber decodes the event.
+    typed: bool,
+    goal: Option<Goal>,
+}
+
+static CASES: [Case; 4] = {
+    let goal = Some(Goal::AtMost(2.0));
+    let burst = Case { name: "bursts of 512", burst: 512, publish_all: false, typed: false, goal };
+    [
+        Case { name: "one at a time", burst: 1, ..burst },
+        Case { name: "publish_all of 512", publish_all: true, ..burst },
+        Case { name: "bursts of 512, typed subscribers", typed: true, goal: None, ..burst },
+        burst,
+    ]
+};
 
 async fn compare(
     report: &mut Report,
     scale: Scale,
     seed: u64,
-    case: &str,
-    burst: usize,
-    typed: bool,
-    goal: Option<Goal>,
+    case: &'static Case,
 ) -> Result<(), Failure> {
     // A round trip of one event takes many times what its share of a burst does.
-    let bursts = EVENTS / scale.divisor / burst / if burst == 1 { 8 } else { 1 };
-    let events = matches(256, seed);
-    let mut limit = Limit::new(matches(256, seed), burst, bursts);
-    let mut subject = Subject::open(events, burst, bursts, typed).await?;
+    let bursts = EVENTS / scale.divisor / case.burst / if case.burst == 1 { 8 } else { 1 };
+    let mut limit = Limit::new(matches(256, seed), case.burst, bursts);
+    let mut subject = Subject::open(matches(256, seed), case, bursts).await?;
     let pairs = alternate(scale, &mut subject, &mut limit).await?;
-    let total = burst * bursts * (scale.pairs + 1);
+    let total = case.burst * bursts * (scale.pairs + 1);
     subject.bus.shutdown(BURST_MAX).await?;
     subject.readers.counted(total).await?;
     drop(limit.sender);
     limit.readers.counted(total).await?;
-    report.time("subscribe", case, burst * bursts, &pairs, goal);
+    report.time("subscribe", case.name, case.burst * bursts, &pairs, case.goal);
     Ok(())
 }
 
@@ -156,28 +175,24 @@ impl Readers {
 struct Subject {
     bus: Bus,
     events: Vec<Match>,
+    case: &'static Case,
     bursts: usize,
     readers: Readers,
 }
 
 impl Subject {
-    async fn open(
-        events: Vec<Match>,
-        burst: usize,
-        bursts: usize,
-        typed: bool,
-    ) -> Result<Self, Failure> {
+    async fn open(events: Vec<Match>, case: &'static Case, bursts: usize) -> Result<Self, Failure> {
         let store = MemoryStore::builder().events_max(STORE).build();
         let bus = Bus::builder().store(store).subscriber_events_max(CHANNEL).open().await?;
-        let mut readers = Readers::new(burst);
+        let mut readers = Readers::new(case.burst);
         for _ in 0..SUBSCRIBERS {
-            if typed {
+            if case.typed {
                 readers.add(bus.subscribe::<Match>());
             } else {
                 readers.add(bus.subscribe_to(["match"])?);
             }
         }
-        Ok(Self { bus, events, bursts, readers })
+        Ok(Self { bus, events, case, bursts, readers })
     }
 }
 
@@ -186,8 +201,13 @@ impl Side for Subject {
         let watch = Stopwatch::start();
         let mut events = self.events.iter().cycle();
         for _ in 0..self.bursts {
-            for event in events.by_ref().take(self.readers.burst.size) {
-                self.bus.publish(event).await?;
+            let burst = events.by_ref().take(self.case.burst);
+            if self.case.publish_all {
+                self.bus.publish_all(burst).await?;
+            } else {
+                for event in burst {
+                    self.bus.publish(event).await?;
+                }
             }
             self.readers.all_received().await?;
         }
