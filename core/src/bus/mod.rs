@@ -27,7 +27,8 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Envelope, Event, EventId, EventType, IntoNewEvent};
 use crate::route::{Pattern, Router};
-use crate::store::{Accept, Backlog, Capabilities, DeliveryRecord, EventRecord, Store};
+use crate::store::{Accept, Accepted, Backlog, Capabilities, DeliveryRecord, EventRecord, Store};
+use crate::time::Timestamp;
 use subscription::Subscriptions;
 
 /// An event bus: accepts typed events and delivers each to every endpoint that asks for it.
@@ -104,9 +105,8 @@ impl Routes {
         }
     }
 
-    fn plan(&self, kind: &EventType, found: &mut Vec<u32>) -> Arc<[EndpointId]> {
-        self.router.find(kind, found);
-        match &**found {
+    fn plan(&self, kind: &EventType, buffer: &mut Vec<u32>) -> Arc<[EndpointId]> {
+        match self.router.find(kind, buffer) {
             [] => Arc::clone(&self.nobody),
             targets => {
                 targets.iter().map(|target| self.endpoints[*target as usize].clone()).collect()
@@ -159,10 +159,15 @@ impl Bus {
     /// Dropped before it returns, the event may have been accepted or not. To find out, publish
     /// again with the same id.
     pub async fn publish(&self, event: impl IntoNewEvent + Send) -> Result<Receipt, Error> {
-        let envelope = self.seal(event)?;
-        let span = tracing::debug_span!("publish", event = %envelope.id, r#type = %envelope.kind);
-        let mut receipts = self.accept(vec![envelope]).instrument(span).await?;
-        Ok(receipts.pop().expect("a store answers for each event"))
+        let now = self.inner.clock.now();
+        let event = self.seal(event, now)?;
+        let span = tracing::debug_span!("publish", event = %event.id, r#type = %event.kind);
+        let accept = async {
+            let mut accepted = self.accept(std::slice::from_ref(&event), now).await?;
+            let accepted = accepted.pop().expect("a store answers for each event");
+            Ok(self.announce(&event, accepted))
+        };
+        accept.instrument(span).await
     }
 
     /// Publishes several events in one write: all are accepted, or none. Receipts come in the order
@@ -183,10 +188,11 @@ impl Bus {
         E: IntoNewEvent + Send,
     {
         let limits = &self.inner.limits;
+        let now = self.inner.clock.now();
         let mut batch = Vec::new();
         let mut bytes = 0_usize;
         for event in events {
-            let envelope = self.seal(event)?;
+            let envelope = self.seal(event, now)?;
             bytes += envelope.payload.len();
             batch.push(envelope);
             if batch.len() > limits.batch_events_max || bytes > limits.batch_bytes_max {
@@ -199,10 +205,15 @@ impl Bus {
             }
         }
         let span = tracing::debug_span!("publish", events = batch.len());
-        self.accept(batch).instrument(span).await
+        let accept = async {
+            let accepted = self.accept(&batch, now).await?;
+            let both = batch.iter().zip(accepted);
+            Ok(both.map(|(event, accepted)| self.announce(event, accepted)).collect())
+        };
+        accept.instrument(span).await
     }
 
-    fn seal(&self, event: impl IntoNewEvent) -> Result<Arc<Envelope>, Error> {
+    fn seal(&self, event: impl IntoNewEvent, now: Timestamp) -> Result<Arc<Envelope>, Error> {
         let new = event.into_new_event()?;
         if new.event_type().is_reserved() {
             return Err(Error::new(
@@ -213,10 +224,16 @@ impl Bus {
                 ),
             ));
         }
-        new.seal(&*self.inner.clock, self.inner.limits.payload_bytes_max).map(Arc::new)
+        let payload_bytes_max = self.inner.limits.payload_bytes_max;
+        new.seal_at(now, &*self.inner.clock, payload_bytes_max).map(Arc::new)
     }
 
-    async fn accept(&self, events: Vec<Arc<Envelope>>) -> Result<Vec<Receipt>, Error> {
+    /// Routes events and has the store accept them; `now` is when that is.
+    async fn accept(
+        &self,
+        events: &[Arc<Envelope>],
+        now: Timestamp,
+    ) -> Result<Vec<Accepted>, Error> {
         let inner = &*self.inner;
         if inner.is_closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed, "publish an event: the bus is shut down"));
@@ -226,25 +243,22 @@ impl Bus {
         }
         let batch: Vec<Accept> = {
             let routes = inner.routes.load();
-            let mut found = Vec::new();
-            events
-                .iter()
-                .map(|event| Accept {
-                    event: Arc::clone(event),
-                    endpoints: routes.plan(&event.kind, &mut found),
-                })
-                .collect()
+            let mut buffer = Vec::new();
+            let accept = events.iter().map(|event| Accept {
+                event: Arc::clone(event),
+                endpoints: routes.plan(&event.kind, &mut buffer),
+            });
+            accept.collect()
         };
-        let accepted = inner.store.accept(batch, inner.clock.now()).await?;
-        let durability = inner.store.capabilities().durability;
-        let receipts = events.into_iter().zip(accepted).map(|(event, accepted)| {
-            let receipt = Receipt::new(event.id.clone(), &accepted, durability);
-            if !accepted.duplicate {
-                inner.subscriptions.send(&event);
-            }
-            receipt
-        });
-        Ok(receipts.collect())
+        inner.store.accept(batch, now).await
+    }
+
+    /// Tells subscribers of an accepted event, and makes the publisher's receipt.
+    fn announce(&self, event: &Arc<Envelope>, accepted: Accepted) -> Receipt {
+        if !accepted.duplicate {
+            self.inner.subscriptions.send(event);
+        }
+        Receipt::new(event.id.clone(), accepted, self.capabilities().durability)
     }
 
     /// Subscribes to a typed event, within this process.

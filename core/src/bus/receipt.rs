@@ -19,13 +19,8 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    pub(super) fn new(event: EventId, accepted: &Accepted, durability: Durability) -> Self {
-        Self {
-            event,
-            endpoints: Arc::clone(&accepted.endpoints),
-            duplicate: accepted.duplicate,
-            durability,
-        }
+    pub(super) fn new(event: EventId, accepted: Accepted, durability: Durability) -> Self {
+        Self { event, endpoints: accepted.endpoints, duplicate: accepted.duplicate, durability }
     }
 
     /// The event's id.

@@ -51,11 +51,9 @@ impl Subscriptions {
         if channels.list.is_empty() {
             return;
         }
-        let mut found = Vec::new();
-        channels.router.find(&event.kind, &mut found);
-        for channel in found {
+        for channel in channels.router.find(&event.kind, &mut Vec::new()) {
             // Fails where every subscriber has gone; the next `subscribe` removes the channel.
-            let _ = channels.list[channel as usize].sender.send(Arc::clone(event));
+            let _ = channels.list[*channel as usize].sender.send(Arc::clone(event));
         }
     }
 

@@ -45,10 +45,16 @@ impl Router {
 
     fn add(&mut self, pattern: &Pattern, target: u32) {
         let text = pattern.as_str();
+        let add = |targets: &mut Vec<u32>| {
+            // Targets come in rising order, so a pattern given twice meets itself here.
+            if targets.last() != Some(&target) {
+                targets.push(target);
+            }
+        };
         if text == "*" {
-            self.all.push(target);
+            add(&mut self.all);
         } else if pattern.is_exact() {
-            self.exact.entry(text.into()).or_default().push(target);
+            add(self.exact.entry(text.into()).or_default());
         } else {
             let mut node = &mut self.tree;
             for segment in text.split('.') {
@@ -65,29 +71,34 @@ impl Router {
         }
     }
 
-    /// The targets that ask for `kind`, each once, in rising order. Appended to `found`, which is
-    /// cleared first, so that a caller may keep its buffer.
-    pub fn find(&self, kind: &EventType, found: &mut Vec<u32>) {
-        found.clear();
+    /// The targets that ask for `kind`, each once, in rising order: a list of the index itself where
+    /// one holds them all, else collected in `buffer`, whose content does not matter.
+    pub fn find<'a>(&'a self, kind: &EventType, buffer: &'a mut Vec<u32>) -> &'a [u32] {
+        buffer.clear();
         let name = kind.as_str();
-        if let Some(targets) = self.exact.get(name) {
-            found.extend_from_slice(targets);
-        }
+        let exact = self.exact.get(name).map_or(&[][..], Vec::as_slice);
+        let mut all = &*self.all;
         if kind.is_reserved() {
             // `*` does not stand for the bus's own events, in any place.
+            all = &[];
             if let Some(node) = self.tree.next.get("postrider")
                 && let Some((_, rest)) = name.split_once('.')
             {
-                node.find(rest, found);
+                node.find(rest, buffer);
             }
-        } else {
-            found.extend_from_slice(&self.all);
-            if !self.tree.is_leaf() {
-                self.tree.find(name, found);
+        } else if !self.tree.is_leaf() {
+            self.tree.find(name, buffer);
+        }
+        match (exact, all, buffer.is_empty()) {
+            (targets, [], true) | ([], targets, true) => targets,
+            (exact, all, _) => {
+                buffer.extend_from_slice(exact);
+                buffer.extend_from_slice(all);
+                buffer.sort_unstable();
+                buffer.dedup();
+                buffer
             }
         }
-        found.sort_unstable();
-        found.dedup();
     }
 }
 
@@ -150,16 +161,16 @@ mod tests {
             names in prop::collection::vec(name(), 1..20),
         ) {
             let router = Router::new(&targets);
-            let mut found = vec![99];
+            let mut buffer = vec![99];
             for name in names {
                 let kind: EventType = name.parse().unwrap();
-                router.find(&kind, &mut found);
+                let found = router.find(&kind, &mut buffer);
                 let expect: Vec<u32> = (0_u32..)
                     .zip(&targets)
                     .filter(|(_, patterns)| patterns.iter().any(|pattern| pattern.matches(&kind)))
                     .map(|(target, _)| target)
                     .collect();
-                prop_assert_eq!(&found, &expect, "{} over {:?}", name, targets);
+                prop_assert_eq!(found, &expect, "{} over {:?}", name, targets);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The store that keeps everything in memory: for tests, for tools, and for buses whose events need
 //! not outlive the process.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -183,8 +184,9 @@ impl MemoryStore {
         let mut inner = self.lock();
         inner.check_open()?;
         // A duplicate takes no room: it gets its receipt from a full store too.
-        let new = || batch.iter().filter(|accept| !inner.by_id.contains_key(accept.event.id()));
-        let (events, bytes) = (new().count(), new().map(weight).sum::<usize>());
+        let new = batch.iter().filter(|accept| !inner.by_id.contains_key(accept.event.id()));
+        let (events, bytes) =
+            new.fold((0, 0), |(events, bytes), accept| (events + 1, bytes + weight(accept)));
         if events > self.limits.events_max || bytes > self.limits.bytes_max {
             return Err(Error::new(
                 ErrorKind::TooLarge,
@@ -251,12 +253,14 @@ impl Inner {
     }
 
     fn insert(&mut self, accept: &Accept, now: Timestamp) -> Accepted {
-        if let Some(place) = self.by_id.get(accept.event.id()).copied() {
-            return Accepted {
-                endpoints: Arc::clone(&self.held(place).endpoints),
-                duplicate: true,
-            };
-        }
+        let entry = match self.by_id.entry(accept.event.id().clone()) {
+            Entry::Vacant(entry) => entry,
+            Entry::Occupied(entry) => {
+                let place = *entry.get();
+                let endpoints = Arc::clone(&self.held(place).endpoints);
+                return Accepted { endpoints, duplicate: true };
+            }
+        };
         let endpoints = Arc::clone(&accept.endpoints);
         let held = Held {
             event: Arc::clone(&accept.event),
@@ -281,16 +285,16 @@ impl Inner {
             self.events.push(Some(held));
             (self.events.len() - 1) as u32
         };
-        self.by_id.insert(accept.event.id().clone(), place);
+        entry.insert(place);
         if endpoints.is_empty() {
             self.settled.push_back(place);
         }
         for (delivery, endpoint) in (0..).zip(&*endpoints) {
-            // Asked for by reference first: an entry would clone the id on every publish.
-            if !self.lanes.contains_key(endpoint) {
-                self.lanes.insert(endpoint.clone(), Lane::default());
-            }
-            let lane = self.lanes.get_mut(endpoint).expect("inserted above");
+            let lane = match self.lanes.get_mut(endpoint) {
+                Some(lane) => lane,
+                // Asked for by reference first: an entry would clone the id on every publish.
+                None => self.lanes.entry(endpoint.clone()).or_default(),
+            };
             lane.fresh.push_back(Place { event: place, delivery });
             if std::mem::take(&mut lane.is_dry) {
                 self.announced.push(endpoint.clone());
@@ -392,17 +396,21 @@ impl Store for MemoryStore {
     }
 
     async fn accept(&self, batch: Vec<Accept>, now: Timestamp) -> Result<Vec<Accepted>, Error> {
-        loop {
-            // Registered before looking, so that room made in between is not missed.
+        let must_wait = |done: &Result<_, Error>| {
+            self.limits.when_full == WhenFull::Wait && done.as_ref().is_err_and(Error::is_full)
+        };
+        let mut done = self.try_accept(&batch, now);
+        while must_wait(&done) {
+            // Registered before looking again, so that room made in between is not missed.
             let mut space = std::pin::pin!(self.space.notified());
             space.as_mut().enable();
-            match self.try_accept(&batch, now) {
-                Err(error) if error.is_full() && self.limits.when_full == WhenFull::Wait => {
-                    space.await;
-                }
-                done => return done,
+            done = self.try_accept(&batch, now);
+            if must_wait(&done) {
+                space.await;
+                done = self.try_accept(&batch, now);
             }
         }
+        done
     }
 
     async fn claim(
