@@ -45,6 +45,19 @@ fn events_become_lines() {
     assert_eq!((matches.len(), &matches[100]["data"]["pretty"]), (101, &true.into()));
 }
 
+/// A relative path starts at the configuration's folder, wherever the program is started.
+#[test]
+fn relative_paths_start_at_the_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("etc")).unwrap();
+    let text = "[[endpoints]]\nsink = 'file'\nname = 'audit'\npath = 'log/%Y.ndjson'\n";
+    std::fs::write(dir.path().join("etc/postrider.toml"), text).unwrap();
+    let args = ["publish", "match", "--config", "etc/postrider.toml"];
+    let ran = run(&mut postrider(dir.path(), args));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(std::fs::read_dir(dir.path().join("etc/log")).unwrap().count(), 1);
+}
+
 /// A file that cannot be written is told, by `check --connect` and by what is left; it is no loss.
 #[test]
 fn a_file_that_cannot_be_written_is_told() {

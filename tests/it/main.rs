@@ -1,6 +1,7 @@
 //! End-to-end tests over public interfaces, as a user has them: real sockets, real processes.
 
 mod cli;
+mod contract;
 mod demo_events;
 mod file;
 mod http;

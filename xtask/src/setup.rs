@@ -33,6 +33,9 @@ enum Install {
 const NEEDS: &[Need] = &[
     Need { name: "cargo-nextest", detect: &["cargo-nextest"], install: Install::Command("cargo install --locked cargo-nextest"), used_by: "test, e2e", mandatory: true },
     Need { name: "curl", detect: &["curl"], install: Install::Debian("curl"), used_by: "e2e: a publisher that is not ours", mandatory: false },
+    Need { name: "prlimit", detect: &["prlimit"], install: Install::Debian("util-linux"), used_by: "the file sink beyond a size limit and on a full disk", mandatory: false },
+    Need { name: "script", detect: &["script"], install: Install::Debian("bsdutils"), used_by: "the stdout sink on a terminal", mandatory: false },
+    Need { name: "strace", detect: &["strace"], install: Install::Debian("strace"), used_by: "the file sink under injected disk errors", mandatory: false },
     Need { name: "logrotate", detect: &["logrotate"], install: Install::Debian("logrotate"), used_by: "e2e: the file sink under an outside rename", mandatory: false },
 ];
 

@@ -18,7 +18,7 @@ pub fn reference_markdown(registry: &Registry) -> String {
     let files = FILE_NAMES.map(|name| format!("`{name}`")).join(", ");
     let mut page = format!(
         "# Configuration\n\n\
-         <!-- Generated from the source by `postrider schema --markdown`; edit the comments there. \
+         <!-- Generated from the source by `cargo xtask codegen`; edit the comments there. \
          -->\n\n\
          One file, the first of {files} in the current folder, or the one named by `--config`. TOML \
          and JSON have the same keys; `null` in JSON says the same as an absent key. Later layers \

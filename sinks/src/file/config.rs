@@ -25,9 +25,10 @@ pub const KEEP_MAX: u32 = 10_000;
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Settings {
-    /// The file, one event per line (NDJSON). A relative path starts at the current folder; missing
-    /// folders are created. `%Y`, `%m`, `%d` and `%H` stand for the year, month, day and hour of
+    /// The file, one event per line (NDJSON). A relative path in a configuration file starts at that
+    /// file's folder, elsewhere at the current one; missing folders are created. `%Y`, `%m`, `%d` and `%H` stand for the year, month, day and hour of
     /// the attempt in UTC, `%%` for a percent sign: `log/events-%Y-%m-%d.ndjson`.
+    #[schemars(extend("format" = "path"))]
     pub path: String,
     /// When a file is finished and the next one begins, and what becomes of finished files.
     #[serde(default)]

@@ -8,8 +8,9 @@ use std::process::Command;
 use postrider::sink::{Attempt, Sink};
 use postrider_sinks::file::{FileSink, Fsync, Rotate};
 
+use crate::common::skip;
 use crate::support::{
-    all_nacked, as_child, attempt, child, deliver, lines, open, read, run, settings, skip,
+    all_nacked, as_child, attempt, child, deliver, lines, open, read, run, settings,
 };
 
 /// Fills the file until a batch fails; that batch, and all that was acked before it. All lines of

@@ -1,6 +1,8 @@
 //! The file sink on real files: rotation, outside hands, crashes, full disks.
 #![cfg(feature = "file")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod crash;
 mod full;
 mod lines;

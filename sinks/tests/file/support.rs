@@ -1,7 +1,7 @@
 //! What the tests share: attempts, and a view of what is in a folder.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -135,14 +135,4 @@ pub(crate) fn run(mut command: Command) {
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{command:?}: {}\n{out}\n{err}", output.status);
     assert!(out.contains("1 passed"), "the child ran no test: {out}");
-}
-
-/// Says that a test could not run here, and fails where that is forbidden.
-pub(crate) fn skip(name: &str, reason: &str) {
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{name} skipped in CI: {reason}");
-    eprintln!("SKIPPED {name}: {reason}");
-    if let Some(log) = std::env::var_os("POSTRIDER_SKIP_LOG") {
-        let mut log = fs::OpenOptions::new().append(true).create(true).open(log).unwrap();
-        log.write_all(format!("{name}\t{reason}\n").as_bytes()).unwrap();
-    }
 }

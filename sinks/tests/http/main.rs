@@ -1,6 +1,8 @@
 //! The HTTP sink against real sockets: receivers here are scripts over raw TCP, so that they can
 //! misbehave in any way, and see every byte.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod failures;
 mod peer;
 mod policy;

@@ -175,8 +175,7 @@ async fn cloud_events_binary() {
 #[tokio::test]
 async fn ipv6_literal() {
     let Ok(listener) = TcpListener::bind("[::1]:0").await else {
-        println!("skipped: this machine has no IPv6 loopback");
-        return;
+        return crate::common::skip("wire::ipv6_literal", "there is no IPv6 loopback");
     };
     let address = listener.local_addr().unwrap();
     let peer = Peer::listening(listener, |mut connection| async move {

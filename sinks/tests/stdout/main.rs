@@ -2,6 +2,8 @@
 #![cfg(all(feature = "stdout", unix))]
 
 mod closed;
+#[path = "../common/mod.rs"]
+mod common;
 mod style;
 mod support;
 mod whole;

@@ -5,7 +5,8 @@ use std::process::Command;
 use postrider::sink::Sink;
 use postrider_sinks::stdout::{Settings, StdoutSink, Style};
 
-use crate::support::{after_heading, as_child, attempt, child, done, line, skip};
+use crate::common::skip;
+use crate::support::{after_heading, as_child, attempt, child, done, line};
 
 /// Delivers two events and ends.
 async fn deliver_two(style: Style) -> ! {

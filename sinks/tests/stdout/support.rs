@@ -1,7 +1,5 @@
 //! What the tests share: attempts, and children whose standard output is looked at.
 
-use std::fs;
-use std::io::Write;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,14 +66,4 @@ pub(crate) fn after_heading(out: &str) -> &str {
     let (_, rest) =
         out.split_once("running 1 test").unwrap_or_else(|| panic!("no test in {out:?}"));
     rest.trim_start_matches(['\r', '\n'])
-}
-
-/// Says that a test could not run here, and fails where that is forbidden.
-pub(crate) fn skip(name: &str, reason: &str) {
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{name} skipped in CI: {reason}");
-    eprintln!("SKIPPED {name}: {reason}");
-    if let Some(log) = std::env::var_os("POSTRIDER_SKIP_LOG") {
-        let mut log = fs::OpenOptions::new().append(true).create(true).open(log).unwrap();
-        log.write_all(format!("{name}\t{reason}\n").as_bytes()).unwrap();
-    }
 }
