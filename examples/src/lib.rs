@@ -53,6 +53,11 @@ pub struct Rebuild {
     pub success: bool,
 }
 
+/// The README's Rust is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
+
 #[cfg(test)]
 mod tests {
     use super::*;

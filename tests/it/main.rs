@@ -3,6 +3,7 @@
 mod cli;
 mod contract;
 mod demo_events;
+mod docs;
 mod file;
 mod http;
 mod plugin;
