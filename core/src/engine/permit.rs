@@ -20,6 +20,15 @@ impl PermitQueue {
         Self { permits: Arc::clone(permits), place: None }
     }
 
+    /// A permit that is free now, and for which nobody waits: the semaphore hands what comes back
+    /// to those in its queue first.
+    pub(super) fn try_acquire(&mut self) -> Option<OwnedSemaphorePermit> {
+        if self.place.is_some() {
+            return None;
+        }
+        Arc::clone(&self.permits).try_acquire_owned().ok()
+    }
+
     /// Waits for a permit.
     ///
     /// # Cancel safety

@@ -78,7 +78,7 @@ impl Worker {
                 // A permit is not kept while waiting for something else.
                 permit = None;
                 queue.leave();
-            } else if let Some(first) = permit.take() {
+            } else if let Some(first) = permit.take().or_else(|| queue.try_acquire()) {
                 next = self.claim(&serving, first, free).await;
                 continue;
             }
@@ -110,7 +110,8 @@ impl Worker {
                     lane.begin_look();
                     next = Next::Now;
                 }
-                () = tokio::time::sleep_until(sleep_until.unwrap_or_else(Instant::now)),
+                // In a block of its own, so that no timer is made where there is nothing to wait for.
+                () = async { tokio::time::sleep_until(sleep_until.unwrap_or_else(Instant::now)).await },
                     if sleep_until.is_some() => self.store_asks_again = None,
                 _ = tick.tick() => self.extend().await,
             }

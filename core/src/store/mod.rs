@@ -287,5 +287,7 @@ pub fn push_attempt(attempts: &mut Vec<AttemptRecord>, attempt: AttemptRecord) {
     if attempts.len() >= ATTEMPTS_KEPT_MAX {
         attempts.remove(1);
     }
+    // Nearly every delivery has one attempt; a vector left to itself makes room for four.
+    attempts.reserve_exact(1);
     attempts.push(attempt);
 }
