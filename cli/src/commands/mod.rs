@@ -13,19 +13,18 @@ use crate::output::Output;
 
 /// The configuration that the command works with; its warnings are said.
 fn config(args: &Args, output: &Output) -> Result<Config, Failure> {
-    let config = loader(args)?.load()?;
+    let config = loader(args).load()?;
     for warning in &config.warnings {
         output.warning(warning);
     }
     Ok(config)
 }
 
-fn loader(args: &Args) -> Result<Loader, Failure> {
+fn loader(args: &Args) -> Loader {
     let loader = Config::loader().registry(&postrider_sinks::registry());
-    if let Some(file) = &args.config {
-        return Ok(loader.file(file));
+    match &args.config {
+        Some(file) => loader.file(file),
+        // The current folder, so that messages name the file as people do.
+        None => loader.find(""),
     }
-    let folder = std::env::current_dir()
-        .map_err(|error| Failure::failed(format!("failed to find the current folder: {error}")))?;
-    Ok(loader.find(folder))
 }
