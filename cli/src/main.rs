@@ -90,11 +90,6 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(exit) => exit.into(),
-        // Whoever read our output has seen enough (`postrider … | head`).
-        Err(failure) if output.is_closed() => {
-            tracing::debug!(message = failure.message, "stdout was closed");
-            Exit::Done.into()
-        }
         Err(failure) => {
             output::error(&failure.message);
             failure.exit.into()

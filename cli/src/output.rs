@@ -20,6 +20,7 @@ pub(crate) struct Output {
     quiet: bool,
     /// Whether events go to stdout, so that people are told on stderr.
     is_shared: Cell<bool>,
+    /// Whether whoever read stdout has gone.
     is_closed: Cell<bool>,
 }
 
@@ -37,11 +38,6 @@ impl Output {
     /// so that a pipe carries events only.
     pub(crate) fn share_stdout(&self) {
         self.is_shared.set(true);
-    }
-
-    /// Whether whoever read stdout has gone.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.is_closed.get()
     }
 
     /// A line for people; nothing where stdout is for machines or nothing is wanted.
@@ -69,10 +65,19 @@ impl Output {
     }
 
     fn write(&self, line: impl fmt::Display) -> io::Result<()> {
+        if self.is_closed.get() {
+            return Ok(());
+        }
         let mut stdout = anstream::stdout().lock();
-        writeln!(stdout, "{line}").and_then(|()| stdout.flush()).inspect_err(|error| {
-            self.is_closed.set(error.kind() == io::ErrorKind::BrokenPipe);
-        })
+        match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+            // Whoever read it has seen enough (`postrider … | head`): the command goes on, and ends
+            // with the code that it would have ended with.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.is_closed.set(true);
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// A warning, on stderr.

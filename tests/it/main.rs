@@ -7,4 +7,6 @@ mod docs;
 mod file;
 mod http;
 mod plugin;
+mod publish;
 mod stdout;
+mod swap;

@@ -4,8 +4,9 @@ mod events;
 
 use std::collections::BTreeMap;
 
+use postrider::config::Config;
 use postrider::delivery::{DeliveryId, State};
-use postrider::store::{DeliveryRecord, Durability};
+use postrider::store::{DeliveryRecord, Durability, MemoryStore};
 use postrider::{Bus, NewEvent, Receipt};
 use serde::Serialize;
 
@@ -52,22 +53,15 @@ pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Resu
     {
         output.share_stdout();
     }
-    let batch = BATCH.min(config.bus.batch_events_max);
+    let limits = (config.bus.batch_events_max, config.bus.batch_bytes_max.0);
     // Everything is read and checked before anything is accepted.
-    let mut events = events::read(publish)?;
-    let bus = Bus::open(config).await?;
+    let events = events::read(publish)?;
+    let bus = open(config, &events).await?;
     let is_durable = bus.capabilities().durability > Durability::Memory;
-    if !is_durable {
-        tracing::info!(
-            "no bus.data_dir: events are kept in memory, for the length of this command"
-        );
-    }
 
     let mut receipts = Vec::with_capacity(events.len());
-    while !events.is_empty() {
-        let rest = events.split_off(batch.min(events.len()));
-        let now: Vec<NewEvent> = std::mem::replace(&mut events, rest);
-        receipts.extend(bus.publish_all(now).await?);
+    for batch in batches(events, limits) {
+        receipts.extend(bus.publish_all(batch).await?);
     }
     bus.flush(publish.wait()).await?;
     let mut deliveries = Vec::new();
@@ -80,7 +74,7 @@ pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Resu
 
     show(&receipts, &deliveries, output)?;
     let dead = count(&deliveries, "dead") + count(&deliveries, "expired");
-    let owed = deliveries.len() - dead - count(&deliveries, "delivered");
+    let owed = count(&deliveries, "waiting");
     let accepted = receipts.iter().map(|receipt| Accepted {
         id: receipt.event().to_string(),
         endpoints: receipt.endpoints().len(),
@@ -99,6 +93,37 @@ pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Resu
     Ok(Exit::Done)
 }
 
+/// A bus for this command. Without a data folder it holds all of its events, which are in memory
+/// anyway, until it has told what became of each.
+async fn open(config: Config, events: &[NewEvent]) -> Result<Bus, Failure> {
+    let bus = Bus::builder();
+    if config.bus.data_dir.is_some() {
+        return Ok(bus.config(config).open().await?);
+    }
+    let store = MemoryStore::builder().events_max(events.len()).bytes_max(usize::MAX).build();
+    Ok(bus.config(config).store(store).open().await?)
+}
+
+/// Splits events into what one write takes.
+fn batches(events: Vec<NewEvent>, (events_max, bytes_max): (usize, u64)) -> Vec<Vec<NewEvent>> {
+    let mut batches: Vec<Vec<NewEvent>> = Vec::new();
+    let mut bytes = 0;
+    for event in events {
+        let length = event.payload().len() as u64;
+        match batches.last_mut() {
+            Some(batch) if batch.len() < events_max.min(BATCH) && bytes + length <= bytes_max => {
+                bytes += length;
+                batch.push(event);
+            }
+            _ => {
+                bytes = length;
+                batches.push(vec![event]);
+            }
+        }
+    }
+    batches
+}
+
 fn count(deliveries: &[Delivery], state: &str) -> usize {
     deliveries.iter().filter(|delivery| delivery.state == state).count()
 }
@@ -108,9 +133,9 @@ fn describe(id: &DeliveryId, record: Option<DeliveryRecord>) -> Delivery {
         id: id.clone(),
         event: id.event().to_string(),
         endpoint: id.endpoint().to_string(),
-        // Settled, and its room was needed for later events of this very command.
-        state: "delivered",
-        attempts: 1,
+        // Settled long before this command: a duplicate of something past retention.
+        state: "unknown",
+        attempts: 0,
         reason: None,
         status: None,
     };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
+use tokio_util::task::TaskTracker;
 
 use super::subscription::{SUBSCRIBER_EVENTS_MAX_DEFAULT, Subscriptions};
 use super::{Bus, Inner, Limits, Routes};
@@ -158,6 +159,7 @@ impl BusBuilder {
             subscriptions: Subscriptions::new(self.subscriber_events_max),
             limits: self.limits,
             is_closed: AtomicBool::new(false),
+            publishing: TaskTracker::new(),
             changing: tokio::sync::Mutex::new(()),
         };
         Ok(Bus { inner: Arc::new(inner) })

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 pub use builder::{BATCH_BYTES_MAX_DEFAULT, BATCH_EVENTS_MAX_DEFAULT, BusBuilder};
@@ -76,6 +77,8 @@ struct Inner {
     subscriptions: Subscriptions,
     limits: Limits,
     is_closed: AtomicBool,
+    /// Publishers on their way into the store.
+    publishing: TaskTracker,
     /// One change of the endpoints at a time.
     changing: tokio::sync::Mutex<()>,
 }
@@ -235,6 +238,8 @@ impl Bus {
         now: Timestamp,
     ) -> Result<Vec<Accepted>, Error> {
         let inner = &*self.inner;
+        // Taken before looking: a shutdown waits for whoever has found the bus open.
+        let _publishing = inner.publishing.token();
         if inner.is_closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed, "publish an event: the bus is shut down"));
         }
@@ -305,7 +310,7 @@ impl Bus {
             return Err(Error::new(ErrorKind::Closed, "change endpoints: the bus is shut down"));
         }
         self.inner.routes.store(Arc::new(Routes::new(&endpoints)));
-        self.inner.engine.set_endpoints(endpoints).await;
+        self.inner.engine.set_endpoints(endpoints);
         Ok(())
     }
 
@@ -348,7 +353,12 @@ impl Bus {
         let _no_more_changes = inner.changing.lock().await;
         let done =
             |backlog: &Backlog, is_open: bool| !is_open || backlog.ready + backlog.leased == 0;
-        let drained = tokio::time::timeout(deadline, inner.engine.wait_until(done)).await;
+        inner.publishing.close();
+        let drain = async {
+            inner.publishing.wait().await;
+            inner.engine.wait_until(done).await
+        };
+        let drained = tokio::time::timeout(deadline, drain).await;
         let is_open: HashSet<EndpointId> = inner
             .engine
             .endpoints()

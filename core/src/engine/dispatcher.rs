@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::{Note, SLEEP_MAX, Shared, worker};
+use super::{LookAt, SLEEP_MAX, Shared, worker};
 use crate::endpoint::EndpointId;
 use crate::time::Timestamp;
 
@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 type Waiting = Pin<Box<dyn Future<Output = (EndpointId, OwnedSemaphorePermit)> + Send>>;
 
 /// Runs until the engine is stopped.
-pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Note>) {
+pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<LookAt>) {
     let mut timers = Timers::default();
     // Each lane has one place in the semaphore's queue, here or in its worker: they take turns.
     let mut waiting: FuturesUnordered<Waiting> = FuturesUnordered::new();
@@ -30,10 +30,12 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Note>) {
                     waiting.extend(wake(&shared, id));
                 }
             }
-            Some(note) = inbox.recv() => match note {
-                Note::LookAt(id, at) => timers.set(id, at),
-                Note::LookNow(id) => waiting.extend(wake(&shared, id)),
-            },
+            Some(LookAt(id, at)) = inbox.recv() => timers.set(id, at),
+            () = shared.has_opened.notified() => {
+                for id in shared.take_opened() {
+                    waiting.extend(wake(&shared, id));
+                }
+            }
             () = tokio::time::sleep(sleep.unwrap_or_default()), if sleep.is_some() => {
                 let now = shared.clock.now();
                 while let Some(id) = timers.pop_due(now) {

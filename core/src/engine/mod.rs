@@ -6,6 +6,7 @@
 
 mod attempt;
 mod dispatcher;
+mod guarded;
 mod permit;
 mod worker;
 
@@ -13,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +23,8 @@ use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::Error;
 use crate::lane::{Lane, Retired};
 use crate::store::{Backlog, Store};
+use crate::time::Timestamp;
+use guarded::Guarded;
 
 /// Attempts under way at once in the whole bus, unless built otherwise.
 pub const IN_FLIGHT_MAX_DEFAULT: usize = 1024;
@@ -38,21 +41,21 @@ pub(crate) const STORE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Notes from workers to the dispatcher that may queue.
 const NOTES_MAX: usize = 1024;
 
-/// What a worker tells the dispatcher when it ends.
-pub(crate) enum Note {
-    /// Look at the endpoint again at this wall time.
-    LookAt(EndpointId, crate::Timestamp),
-    /// Look at it now.
-    LookNow(EndpointId),
-}
+/// What a worker tells the dispatcher when it ends: look at the endpoint again at this wall time.
+pub(crate) struct LookAt(pub(crate) EndpointId, pub(crate) Timestamp);
 
 /// What all tasks of the engine share.
 pub(crate) struct Shared {
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) store: Guarded,
     pub(crate) clock: SharedClock,
     /// One permit for each call into a sink, bus-wide.
     pub(crate) permits: Arc<Semaphore>,
-    pub(crate) notes: mpsc::Sender<Note>,
+    /// Most permits that one lane may hold, so that one whose receiver hangs leaves some.
+    pub(crate) lane_permits_max: usize,
+    pub(crate) notes: mpsc::Sender<LookAt>,
+    /// Endpoints that were opened, to be looked at now; at most all of them.
+    opened: Mutex<Vec<EndpointId>>,
+    pub(crate) has_opened: Notify,
     /// No more claims.
     pub(crate) stop_claiming: CancellationToken,
     /// Drop what is in flight.
@@ -71,6 +74,19 @@ impl Shared {
 
     pub(crate) fn lane(&self, id: &EndpointId) -> Option<Arc<Lane>> {
         self.lanes().get(id).cloned()
+    }
+
+    /// Takes the endpoints that were opened since the last call.
+    pub(crate) fn take_opened(&self) -> Vec<EndpointId> {
+        std::mem::take(&mut *self.opened.lock().expect("no code panics while it holds this lock"))
+    }
+
+    /// When a lease that is taken or extended now ends.
+    ///
+    /// In a store of this process alone leases end with the process: running them out by the wall
+    /// clock would repeat what is under way when the clock jumps.
+    pub(crate) fn lease_until(&self, now: Timestamp) -> Timestamp {
+        if self.store.0.capabilities().shared { now.after(LEASE) } else { Timestamp::MAX }
     }
 
     pub(crate) fn tick(&self) {
@@ -95,11 +111,15 @@ impl Engine {
         let lanes = endpoints
             .into_iter()
             .map(|endpoint| (endpoint.id.clone(), Arc::new(Lane::new(endpoint))));
+        let in_flight_max = in_flight_max.clamp(1, Semaphore::MAX_PERMITS);
         let shared = Arc::new(Shared {
-            store,
+            store: Guarded(store),
             clock,
-            permits: Arc::new(Semaphore::new(in_flight_max.clamp(1, Semaphore::MAX_PERMITS))),
+            permits: Arc::new(Semaphore::new(in_flight_max)),
+            lane_permits_max: in_flight_max.div_ceil(2),
             notes,
+            opened: Mutex::default(),
+            has_opened: Notify::new(),
             stop_claiming: CancellationToken::new(),
             abort: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -112,7 +132,7 @@ impl Engine {
 
     /// Serves exactly these endpoints from now on. Attempts under way end with the sink that they
     /// began with; a sink that is no longer used is closed after its last call.
-    pub(crate) async fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
+    pub(crate) fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
         let mut retired = Vec::new();
         let mut opened = Vec::new();
         {
@@ -138,10 +158,9 @@ impl Engine {
         for retired in retired {
             self.shared.tasks.spawn(close(retired));
         }
-        for id in opened {
-            // What was held may go now. Fails only after a shutdown, when nothing is claimed.
-            let _ = self.shared.notes.send(Note::LookNow(id)).await;
-        }
+        // What was held may go now.
+        self.shared.opened.lock().expect("no code panics while it holds this lock").extend(opened);
+        self.shared.has_opened.notify_one();
     }
 
     /// The endpoints served now.
@@ -179,7 +198,7 @@ impl Engine {
 
     /// What is owed, and whether each endpoint's deliveries are attempted.
     pub(crate) async fn backlog(&self) -> Result<Vec<(Backlog, bool)>, Error> {
-        let backlog = self.shared.store.backlog(self.shared.clock.now()).await?;
+        let backlog = self.shared.store.0.backlog(self.shared.clock.now()).await?;
         Ok(backlog
             .into_iter()
             .map(|backlog| {

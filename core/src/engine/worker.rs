@@ -11,7 +11,7 @@ use tracing::Instrument;
 
 use super::attempt::{attempt, says_gone};
 use super::permit::PermitQueue;
-use super::{LEASE, LEASE_TICK, Note, SLEEP_MAX, STORE_WAIT_MAX, STORE_WAIT_MIN, Shared};
+use super::{LEASE_TICK, LookAt, SLEEP_MAX, STORE_WAIT_MAX, STORE_WAIT_MIN, Shared};
 use crate::delivery::{Decision, DeliveryId};
 use crate::error::Error;
 use crate::lane::{Lane, Serving};
@@ -31,6 +31,7 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, permit: OwnedSemap
         calls: JoinSet::new(),
         under_way: HashMap::new(),
         unsettled: Vec::new(),
+        broken: Vec::new(),
         store_asks_again: None,
         store_wait: STORE_WAIT_MIN,
     };
@@ -40,11 +41,13 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, permit: OwnedSemap
 struct Worker {
     shared: Arc<Shared>,
     lane: Arc<Lane>,
-    calls: JoinSet<Vec<Settlement>>,
+    calls: JoinSet<(Arc<Serving>, Vec<Settlement>)>,
     /// The leases of each call, to extend them and to give them back.
     under_way: HashMap<Id, Leases>,
     /// Outcomes that the store has not taken yet.
     unsettled: Vec<Settlement>,
+    /// Leases of calls that broke, to be given back.
+    broken: Leases,
     /// While the store fails: when to ask it again. Nothing is claimed until then.
     store_asks_again: Option<Instant>,
     /// How long to wait after the next failure.
@@ -68,11 +71,14 @@ impl Worker {
                 next = next.or_at(retry_at);
             }
 
+            self.release_broken().await;
+
             let may_claim = lane.is_open()
                 && !shared.stop_claiming.is_cancelled()
                 && self.store_asks_again.is_none();
             let serving = lane.serving();
-            let free = serving.endpoint.policy.concurrency.saturating_sub(self.calls.len());
+            let calls_max = serving.endpoint.policy.concurrency.min(shared.lane_permits_max);
+            let free = calls_max.saturating_sub(self.calls.len());
             let wants = may_claim && free > 0 && self.is_due(next);
             if !wants {
                 // A permit is not kept while waiting for something else.
@@ -83,7 +89,8 @@ impl Worker {
                 continue;
             }
 
-            let has_ended = self.calls.is_empty() && self.unsettled.is_empty();
+            let has_ended =
+                self.calls.is_empty() && self.unsettled.is_empty() && self.broken.is_empty();
             if has_ended && !wants && self.store_asks_again.is_none() {
                 if lane.try_idle() {
                     return self.leave(next, may_claim).await;
@@ -134,7 +141,7 @@ impl Worker {
         free: usize,
     ) -> Next {
         let shared = Arc::clone(&self.shared);
-        let batch_max = serving.endpoint.sink.batch_max().max(1);
+        let batch_max = serving.batch_max;
         // As many further permits as are free right now; waiting for more would let calls idle.
         let mut permits = vec![first];
         while permits.len() < free
@@ -146,7 +153,8 @@ impl Worker {
         let now = shared.clock.now();
         self.lane.begin_look();
         let span = tracing::debug_span!("claim", endpoint = %self.lane.id(), max);
-        let claim = shared.store.claim(self.lane.id(), max, now, now.after(LEASE)).instrument(span);
+        let claim =
+            shared.store.claim(self.lane.id(), max, now, shared.lease_until(now)).instrument(span);
         let claim = match claim.await {
             Ok(claim) => claim,
             Err(error) => {
@@ -163,7 +171,11 @@ impl Worker {
             }
             self.start(Arc::clone(serving), batch, permit);
         }
-        claim.next
+        match claim.next {
+            // A lease that ends with the process only.
+            Next::At(Timestamp::MAX) => Next::Announced,
+            next => next,
+        }
     }
 
     fn start(&mut self, serving: Arc<Serving>, batch: Vec<Lease>, permit: OwnedSemaphorePermit) {
@@ -172,26 +184,35 @@ impl Worker {
         let call = self.calls.spawn(async move {
             let settlements = attempt(&serving.endpoint, batch, &*shared.clock).await;
             drop(permit);
-            settlements
+            (serving, settlements)
         });
         self.under_way.insert(call.id(), leases);
     }
 
-    fn finish(&mut self, done: Result<(Id, Vec<Settlement>), JoinError>) {
+    fn finish(&mut self, done: Result<(Id, (Arc<Serving>, Vec<Settlement>)), JoinError>) {
         match done {
-            Ok((id, settlements)) => {
+            Ok((id, (serving, settlements))) => {
                 self.under_way.remove(&id);
-                if settlements.iter().any(says_gone) && self.lane.set_gone() {
+                if settlements.iter().any(says_gone) && self.lane.set_gone(&serving) {
                     let endpoint = self.lane.id();
                     tracing::warn!(%endpoint, "endpoint disabled: its receiver wants nothing any more");
                 }
                 self.unsettled.extend(settlements);
             }
-            // The call catches its sink's panics, so this is a bug of ours; the lease runs out and
-            // the delivery is attempted again.
+            // The call catches its sink's panics, so this is a bug of ours: give the leases back.
             Err(error) => {
-                self.under_way.remove(&error.id());
+                self.broken.extend(self.under_way.remove(&error.id()).into_iter().flatten());
                 tracing::error!(endpoint = %self.lane.id(), %error, "the task of an attempt failed");
+            }
+        }
+    }
+
+    /// Gives back the leases of calls that broke.
+    async fn release_broken(&mut self) {
+        if !self.broken.is_empty() && self.store_asks_again.is_none() {
+            match self.shared.store.release(&self.broken).await {
+                Ok(_) => self.broken.clear(),
+                Err(error) => self.store_failed("give leases back", &error),
             }
         }
     }
@@ -244,7 +265,7 @@ impl Worker {
         if leases.is_empty() {
             return;
         }
-        let until = self.shared.clock.now().after(LEASE);
+        let until = self.shared.lease_until(self.shared.clock.now());
         if let Err(error) = self.shared.store.extend(&leases, until).await {
             tracing::warn!(endpoint = %self.lane.id(), error = error.chain(), "leases not extended");
         }
@@ -259,7 +280,8 @@ impl Worker {
                 done => self.finish(done),
             }
         }
-        let leases: Leases = self.under_way.drain().flat_map(|(_, leases)| leases).collect();
+        let mut leases: Leases = self.under_way.drain().flat_map(|(_, leases)| leases).collect();
+        leases.append(&mut self.broken);
         let endpoint = self.lane.id();
         if !leases.is_empty() {
             tracing::info!(%endpoint, attempts = leases.len(), "attempts broken off by shutdown");
@@ -277,7 +299,7 @@ impl Worker {
             tokio::select! {
                 () = self.shared.stop_claiming.cancelled() => {}
                 // Fails only where the dispatcher has ended, which is a shutdown too.
-                _ = self.shared.notes.send(Note::LookAt(self.lane.id().clone(), at)) => {}
+                _ = self.shared.notes.send(LookAt(self.lane.id().clone(), at)) => {}
             }
         }
     }

@@ -226,6 +226,11 @@ impl NewEvent {
         &self.kind
     }
 
+    /// The payload as it will be stored and sent.
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
     /// Checks the remaining rules and fills in what the publisher left open: the accepted form.
     /// Publishing does this; call it only to hand a sink an event without a bus.
     ///

@@ -3,6 +3,7 @@
 //! A lane is plain state. A task serves it only while it has something in flight or to claim; an
 //! idle lane costs its bytes and nothing else.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -18,22 +19,37 @@ use crate::sink::Sink;
 /// the last call.
 pub(crate) struct Serving {
     pub(crate) endpoint: Endpoint,
+    /// [`Sink::batch_max`], asked once: at least 1.
+    pub(crate) batch_max: usize,
     /// Dropped with the last `Arc`; [`Retired`] waits for that.
     _in_use: oneshot::Sender<()>,
+}
+
+impl Serving {
+    fn new(endpoint: Endpoint, in_use: oneshot::Sender<()>) -> Self {
+        let asked = catch_unwind(AssertUnwindSafe(|| endpoint.sink.batch_max()));
+        let batch_max = asked.unwrap_or_else(|_| {
+            tracing::error!(endpoint = %endpoint.id, "sink panicked when asked for batch_max; taken as 1");
+            1
+        });
+        Self { endpoint, batch_max: batch_max.max(1), _in_use: in_use }
+    }
 }
 
 /// A sink that gets no new calls.
 pub(crate) struct Retired {
     pub(crate) endpoint: EndpointId,
     pub(crate) sink: Arc<dyn Sink>,
-    last_call_ended: oneshot::Receiver<()>,
+    calls: Vec<oneshot::Receiver<()>>,
 }
 
 impl Retired {
     /// Waits until the last call into the sink has ended.
     pub(crate) async fn unused(&mut self) {
-        // Nothing is ever sent: the channel ends with the sender.
-        let _ = (&mut self.last_call_ended).await;
+        for ended in &mut self.calls {
+            // Nothing is ever sent: the channel ends with the sender.
+            let _ = ended.await;
+        }
     }
 }
 
@@ -41,8 +57,9 @@ impl Retired {
 pub(crate) struct Lane {
     id: EndpointId,
     serving: ArcSwap<Serving>,
-    /// The other end of what is served now; taken when it is retired.
-    last_call_ended: Mutex<Option<oneshot::Receiver<()>>>,
+    /// The other ends of what calls the sink of now: it, and what it was under former policies.
+    /// Taken when the sink is retired.
+    calls: Mutex<Vec<oneshot::Receiver<()>>>,
     /// Set when the receiver asked never to be sent anything again; cleared by reconfiguring.
     is_gone: AtomicBool,
     /// Set for good when the endpoint is no longer configured.
@@ -63,8 +80,8 @@ impl Lane {
         let (in_use, last_call_ended) = oneshot::channel();
         Self {
             id: endpoint.id.clone(),
-            serving: ArcSwap::from_pointee(Serving { endpoint, _in_use: in_use }),
-            last_call_ended: Mutex::new(Some(last_call_ended)),
+            serving: ArcSwap::from_pointee(Serving::new(endpoint, in_use)),
+            calls: Mutex::new(vec![last_call_ended]),
             is_gone: AtomicBool::new(false),
             is_removed: AtomicBool::new(false),
             task: AtomicU8::new(IDLE),
@@ -89,10 +106,13 @@ impl Lane {
         if !is_same_sink || old.endpoint.enabled != endpoint.enabled {
             self.is_gone.store(false, Ordering::Release);
         }
-        let retired = self.retire();
-        self.serving.store(Arc::new(Serving { endpoint, _in_use: in_use }));
-        *self.last_call_ended() = Some(last_call_ended);
-        retired.filter(|_| !is_same_sink)
+        let retired = if is_same_sink { None } else { self.retire() };
+        self.serving.store(Arc::new(Serving::new(endpoint, in_use)));
+        // Of the same sink, calls that began under its former policy may still run.
+        let mut calls = self.calls();
+        calls.retain_mut(|ended| ended.try_recv() == Err(oneshot::error::TryRecvError::Empty));
+        calls.push(last_call_ended);
+        retired
     }
 
     /// The endpoint is no longer served: what is owed to it is held from now on.
@@ -102,21 +122,20 @@ impl Lane {
     }
 
     fn retire(&self) -> Option<Retired> {
-        let serving = self.serving.load();
-        self.last_call_ended().take().map(|last_call_ended| Retired {
-            endpoint: self.id.clone(),
-            sink: Arc::clone(&serving.endpoint.sink),
-            last_call_ended,
-        })
+        let calls = std::mem::take(&mut *self.calls());
+        let sink = Arc::clone(&self.serving.load().endpoint.sink);
+        (!calls.is_empty()).then(|| Retired { endpoint: self.id.clone(), sink, calls })
     }
 
-    fn last_call_ended(&self) -> MutexGuard<'_, Option<oneshot::Receiver<()>>> {
-        self.last_call_ended.lock().expect("no code panics while it holds this lock")
+    fn calls(&self) -> MutexGuard<'_, Vec<oneshot::Receiver<()>>> {
+        self.calls.lock().expect("no code panics while it holds this lock")
     }
 
-    /// The receiver wants nothing any more. Returns whether that is news.
-    pub(crate) fn set_gone(&self) -> bool {
-        !self.is_gone.swap(true, Ordering::AcqRel)
+    /// The receiver that `serving` calls wants nothing any more. Returns whether that is news: one
+    /// that was replaced meanwhile says nothing about its successor.
+    pub(crate) fn set_gone(&self, serving: &Serving) -> bool {
+        let is_current = Arc::ptr_eq(&self.serving.load().endpoint.sink, &serving.endpoint.sink);
+        is_current && !self.is_gone.swap(true, Ordering::AcqRel)
     }
 
     /// Whether its deliveries are attempted; otherwise they are held.

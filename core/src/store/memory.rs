@@ -2,7 +2,7 @@
 //! not outlive the process.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -197,22 +197,18 @@ impl MemoryStore {
                 ),
             ));
         }
-        while inner.by_id.len() + events > self.limits.events_max
-            || inner.bytes + bytes > self.limits.bytes_max
-        {
-            if !inner.evict() {
-                return Err(Error::new(
-                    ErrorKind::Full,
-                    format!(
-                        "accept an event: {} events of {} bytes are held and all are still owed (limits \
-                         bus.memory.events_max = {}, bus.memory.bytes_max = {})",
-                        inner.by_id.len(),
-                        inner.bytes,
-                        self.limits.events_max,
-                        self.limits.bytes_max
-                    ),
-                ));
-            }
+        if !inner.make_room(events, bytes, &self.limits, batch) {
+            return Err(Error::new(
+                ErrorKind::Full,
+                format!(
+                    "accept {events} events of {bytes} bytes: {} events of {} bytes are held and too few \
+                     of them are settled (limits bus.memory.events_max = {}, bus.memory.bytes_max = {})",
+                    inner.by_id.len(),
+                    inner.bytes,
+                    self.limits.events_max,
+                    self.limits.bytes_max
+                ),
+            ));
         }
         let accepted = batch.iter().map(|accept| inner.insert(accept, now)).collect();
         if !inner.announced.is_empty() {
@@ -220,6 +216,11 @@ impl MemoryStore {
         }
         Ok(accepted)
     }
+}
+
+/// What an attempt's texts take.
+fn text_bytes(attempt: &AttemptRecord) -> usize {
+    attempt.message.len() + attempt.answer.len()
 }
 
 fn weight(accept: &Accept) -> usize {
@@ -241,15 +242,55 @@ impl Inner {
         self.events[place as usize].as_mut().expect("an event with something owed is not evicted")
     }
 
-    /// Drops the event that was settled first. `false` where everything is owed.
-    fn evict(&mut self) -> bool {
-        let Some(place) = self.settled.pop_front() else { return false };
+    /// Drops settled events, the first settled first, until so many more fit. `false`, and nothing is
+    /// dropped, where that is not enough. What `batch` repeats stays: it gets its first receipt.
+    fn make_room(
+        &mut self,
+        events: usize,
+        bytes: usize,
+        limits: &MemoryStoreBuilder,
+        batch: &[Accept],
+    ) -> bool {
+        let mut events_over = (self.by_id.len() + events).saturating_sub(limits.events_max);
+        let mut bytes_over = (self.bytes + bytes).saturating_sub(limits.bytes_max);
+        if events_over == 0 && bytes_over == 0 {
+            return true;
+        }
+        let repeated: HashSet<u32> =
+            batch.iter().filter_map(|accept| self.by_id.get(accept.event.id()).copied()).collect();
+        let mut looked_at = 0;
+        for place in &self.settled {
+            if events_over == 0 && bytes_over == 0 {
+                break;
+            }
+            looked_at += 1;
+            if !repeated.contains(place) {
+                let held = self.events[*place as usize].as_ref().map_or(0, |held| held.bytes);
+                bytes_over = bytes_over.saturating_sub(held);
+                events_over = events_over.saturating_sub(1);
+            }
+        }
+        if events_over > 0 || bytes_over > 0 {
+            return false;
+        }
+        let looked_at: Vec<u32> = self.settled.drain(..looked_at).collect();
+        for place in looked_at.into_iter().rev() {
+            if repeated.contains(&place) {
+                self.settled.push_front(place);
+            } else {
+                self.evict(place);
+            }
+        }
+        true
+    }
+
+    /// Drops a settled event that is no longer in the list of those.
+    fn evict(&mut self, place: u32) {
         let held =
             self.events[place as usize].take().expect("a settled event is held until evicted");
         self.by_id.remove(held.event.id());
         self.bytes -= held.bytes;
         self.free.push(place);
-        true
     }
 
     fn insert(&mut self, accept: &Accept, now: Timestamp) -> Accepted {
@@ -322,6 +363,21 @@ impl Inner {
         lane.delayed.insert((due, place));
     }
 
+    /// Makes a delivery that was given back due at once, whatever the clock says.
+    fn put_back(&mut self, endpoint: &EndpointId, place: Place) {
+        let held = self.held(place.event);
+        let due = held.accepted_at;
+        let delivery = &mut held.deliveries[place.delivery as usize];
+        delivery.status = Status::Waiting { due };
+        let is_fresh = delivery.attempts_made == 0;
+        let lane = self.lanes.get_mut(endpoint).expect("a lane with something owed stays");
+        if is_fresh {
+            lane.fresh.push_front(place);
+        } else {
+            lane.delayed.insert((Timestamp::MIN, place));
+        }
+    }
+
     /// Ends a lease. `None` where it is not the newest.
     fn end_lease(&mut self, delivery: &DeliveryId, fence: Fence) -> Option<Place> {
         let place = *self.leases.get(&fence)?;
@@ -342,20 +398,31 @@ impl Inner {
         Some(place)
     }
 
-    fn settle(&mut self, settlement: &Settlement) -> Settled {
+    fn settle(&mut self, settlement: &Settlement, bytes_max: usize) -> Settled {
         let Some(place) = self.end_lease(&settlement.delivery, settlement.fence) else {
             return Settled::Stale;
         };
-        let text = |attempt: &AttemptRecord| attempt.message.len() + attempt.answer.len();
-        let kept = settlement.attempt.as_ref().map_or(0, text);
-        self.bytes += kept;
-        let held = self.held(place.event);
-        held.bytes += kept;
-        let delivery = &mut held.deliveries[place.delivery as usize];
-        if let Some(attempt) = settlement.attempt.clone() {
+        if let Some(mut attempt) = settlement.attempt.clone() {
+            // The bound holds for what is kept of attempts too: history goes first, then answers.
+            while self.bytes + text_bytes(&attempt) > bytes_max
+                && let Some(settled) = self.settled.pop_front()
+            {
+                self.evict(settled);
+            }
+            if self.bytes + text_bytes(&attempt) > bytes_max {
+                attempt.answer.clear();
+            }
+            let held = self.held(place.event);
+            let delivery = &mut held.deliveries[place.delivery as usize];
             delivery.attempts_made += 1;
+            let before: usize = delivery.attempts.iter().map(text_bytes).sum();
             push_attempt(&mut delivery.attempts, attempt);
+            let after: usize = delivery.attempts.iter().map(text_bytes).sum();
+            held.bytes = held.bytes + after - before;
+            self.bytes = self.bytes + after - before;
         }
+        let held = self.held(place.event);
+        let delivery = &mut held.deliveries[place.delivery as usize];
         delivery.status = match settlement.decision {
             Decision::RetryAt(due) => {
                 self.wait_until(settlement.delivery.endpoint(), place, due);
@@ -495,7 +562,10 @@ impl Store for MemoryStore {
         let mut inner = self.lock();
         inner.check_open()?;
         let settled_before = inner.settled.len();
-        let settled = batch.iter().map(|settlement| inner.settle(settlement)).collect();
+        let settled = batch
+            .iter()
+            .map(|settlement| inner.settle(settlement, self.limits.bytes_max))
+            .collect();
         let has_made_room = inner.settled.len() > settled_before;
         drop(inner);
         if has_made_room {
@@ -508,14 +578,13 @@ impl Store for MemoryStore {
         let mut inner = self.lock();
         inner.check_open()?;
         let mut released = Vec::with_capacity(leases.len());
-        for (delivery, fence) in leases {
+        // From the last to the first, so that the first is first again.
+        for (delivery, fence) in leases.iter().rev() {
             let Some(place) = inner.end_lease(delivery, *fence) else {
                 released.push(Settled::Stale);
                 continue;
             };
-            // Due since it was accepted: it goes back to its place among the others.
-            let due = inner.held(place.event).accepted_at;
-            inner.wait_until(delivery.endpoint(), place, due);
+            inner.put_back(delivery.endpoint(), place);
             let lane =
                 inner.lanes.get_mut(delivery.endpoint()).expect("a lane with something owed stays");
             if std::mem::take(&mut lane.is_dry) {
@@ -523,6 +592,7 @@ impl Store for MemoryStore {
             }
             released.push(Settled::Applied);
         }
+        released.reverse();
         if !inner.announced.is_empty() {
             self.work.notify_one();
         }

@@ -4,11 +4,13 @@
 //! A third party's plugin proves itself with one line, see [`sink::contract`].
 
 mod clock;
+mod faulty;
 mod recording;
 pub mod sink;
 pub mod store;
 
 pub use clock::TestClock;
+pub use faulty::{Call, FaultyStore};
 pub use recording::{RecordingSink, Step};
 
 use std::sync::Arc;

@@ -250,6 +250,11 @@ async fn leases_are_extended_and_given_back(store: &impl Store) {
     assert_eq!(names(&again), ["first"], "what is given back is due at once");
     assert_eq!(again[0].attempts, 0, "giving back counts no attempt");
     assert!(again[0].fence > leases[0].fence, "fences rise");
+    let held = [(again[0].delivery.clone(), again[0].fence)];
+    store.release(&held).await.expect("release");
+    let before = Timestamp::from_millis(at(0).as_millis() - 3_600_000);
+    let (again, _) = claim(store, "a", 5, before).await;
+    assert_eq!(names(&again), ["first"], "also where the clock has jumped back");
 }
 
 async fn settles_each_decision(store: &impl Store) {

@@ -3,24 +3,39 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-/// Takes the lock that says: this file is being written.
+/// How long a writer waits for the lock: an endpoint that is replaced by a new version of itself has
+/// two sinks until the last call into the old one has ended.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+/// How often it looks meanwhile.
+const LOCK_LOOK: Duration = Duration::from_millis(2);
+
+/// Takes the lock that says: this file is being written. Blocks for at most a second.
 pub(super) fn lock(file: &File, path: &Path) -> io::Result<()> {
-    match file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(io::Error::other(
-            "it is locked: another process, or another endpoint, is writing it; give each its own \
-             file",
-        )),
-        // Some network file systems know no locks. Appending whole lines still works there.
-        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
-            tracing::warn!(
-                path = %path.display(),
-                "the file system has no locks; a second writer of this file would go unnoticed"
-            );
-            Ok(())
+    let since = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if since.elapsed() < LOCK_WAIT => {
+                std::thread::sleep(LOCK_LOOK);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::other(
+                    "it is locked: another process, or another endpoint, is writing it; give each \
+                     its own file",
+                ));
+            }
+            // Some network file systems know no locks. Appending whole lines still works there.
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
+                tracing::warn!(
+                    path = %path.display(),
+                    "the file system has no locks; a second writer of this file would go unnoticed"
+                );
+                return Ok(());
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
         }
-        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 

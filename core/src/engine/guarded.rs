@@ -1,0 +1,73 @@
+//! The store as the engine calls it: a panic in it is an error like any.
+//!
+//! A worker or the dispatcher that died of somebody else's panic would leave its lanes unserved for
+//! good.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+
+use crate::delivery::DeliveryId;
+use crate::endpoint::EndpointId;
+use crate::error::{Error, ErrorKind};
+use crate::store::{Claim, Fence, Settled, Settlement, Store};
+use crate::time::Timestamp;
+
+/// Wait after a store that panicked in `ready`, before it is asked again.
+const READY_WAIT: Duration = Duration::from_secs(1);
+
+pub(crate) struct Guarded(pub(crate) Arc<dyn Store>);
+
+impl Guarded {
+    pub(crate) async fn claim(
+        &self,
+        endpoint: &EndpointId,
+        max: usize,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Claim, Error> {
+        guard(self.0.claim(endpoint, max, now, until)).await
+    }
+
+    pub(crate) async fn extend(
+        &self,
+        leases: &[(DeliveryId, Fence)],
+        until: Timestamp,
+    ) -> Result<Vec<Settled>, Error> {
+        guard(self.0.extend(leases, until)).await
+    }
+
+    pub(crate) async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>, Error> {
+        guard(self.0.settle(batch)).await
+    }
+
+    pub(crate) async fn release(
+        &self,
+        leases: &[(DeliveryId, Fence)],
+    ) -> Result<Vec<Settled>, Error> {
+        guard(self.0.release(leases)).await
+    }
+
+    /// As [`Store::ready`], also cancel safe.
+    pub(crate) async fn ready(&self) -> Vec<EndpointId> {
+        loop {
+            match AssertUnwindSafe(self.0.ready()).catch_unwind().await {
+                Ok(endpoints) => return endpoints,
+                Err(_) => {
+                    tracing::error!("the store panicked when asked what is ready");
+                    tokio::time::sleep(READY_WAIT).await;
+                }
+            }
+        }
+    }
+}
+
+async fn guard<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    AssertUnwindSafe(call)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Store, "use the store: it panicked")))
+}

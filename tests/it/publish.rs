@@ -1,0 +1,101 @@
+//! `postrider publish`: what it says of many events, at its limits, and into a closed pipe.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Stdio;
+
+use postrider_tests::{Ran, postrider, run};
+
+fn folder(toml: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("postrider.toml"), toml).unwrap();
+    dir
+}
+
+fn ran(dir: &Path, args: &[&str]) -> Ran {
+    run(&mut postrider(dir, args))
+}
+
+/// A port of this machine where nobody listens.
+fn refused() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn one_attempt(port: u16) -> String {
+    format!(
+        "[[endpoints]]\nname = 'a'\nurl = 'http://127.0.0.1:{port}/'\nretry = {{ schedule = [] }}\n\
+         [network]\nallow = ['127.0.0.0/8']\n"
+    )
+}
+
+fn lines(count: usize, payload_bytes: usize) -> String {
+    let mut lines = String::new();
+    let payload = "x".repeat(payload_bytes);
+    for number in 0..count {
+        writeln!(lines, r#"{{"type":"match","data":{{"n":{number},"x":"{payload}"}}}}"#).unwrap();
+    }
+    lines
+}
+
+/// Settled events make room for later ones of the same command; a delivery that was given up and
+/// whose record had gone was then counted as delivered, with exit code 0.
+#[test]
+fn what_was_given_up_is_never_told_as_delivered() {
+    let dir = folder(&format!(
+        "{}[bus]\nbatch_events_max = 1\nwhen_full = 'wait'\nmemory = {{ events_max = 1 }}\n",
+        one_attempt(refused())
+    ));
+    fs::write(dir.path().join("events.ndjson"), lines(10, 1)).unwrap();
+    let published = ran(dir.path(), &["publish", "--file", "events.ndjson", "--json"]);
+    assert_eq!(published.code, Some(1), "{published:?}");
+    assert!(!published.stdout.contains(r#""state":"delivered""#), "{published:?}");
+}
+
+/// Events are published in batches of 500; of larger events that was more than `batch_bytes_max`,
+/// and a file within every limit was refused.
+#[test]
+fn a_file_of_large_events_is_published() {
+    let dir = folder("[[endpoints]]\nsink = 'file'\nname = 'f'\npath = 'out.ndjson'\n");
+    fs::write(dir.path().join("events.ndjson"), lines(500, 40_000)).unwrap();
+    let published = ran(dir.path(), &["publish", "--file", "events.ndjson"]);
+    assert_eq!(published.code, Some(0), "{published:?}");
+}
+
+/// The same where the memory store holds fewer events than a batch has.
+#[test]
+fn a_file_larger_than_the_memory_store_is_published() {
+    let dir = folder(
+        "[bus]\nwhen_full = 'wait'\nmemory = { events_max = 100 }\n\
+         [[endpoints]]\nsink = 'file'\nname = 'f'\npath = 'out.ndjson'\n",
+    );
+    fs::write(dir.path().join("events.ndjson"), lines(300, 1)).unwrap();
+    let published = ran(dir.path(), &["publish", "--file", "events.ndjson"]);
+    assert_eq!(published.code, Some(0), "{published:?}");
+}
+
+/// Whoever read our output has gone; the exit code is still that of the deliveries.
+#[test]
+fn a_closed_pipe_does_not_turn_failure_into_success() {
+    let dir = folder(&one_attempt(refused()));
+    let mut child = postrider(dir.path(), ["publish", "match"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// `bus.data_dir` promises that events outlive the process; a build that cannot keep the promise
+/// must say so instead of keeping events in memory without a word.
+#[test]
+fn a_data_dir_is_used_or_refused() {
+    let dir = folder(&format!("{}[bus]\ndata_dir = 'data'\n", one_attempt(refused())));
+    let checked = ran(dir.path(), &["check"]);
+    let is_told = checked.code == Some(2) || checked.stderr.contains("data_dir");
+    let _ = ran(dir.path(), &["publish", "match", "--wait", "0s"]);
+    assert!(is_told || dir.path().join("data").exists(), "{checked:?}");
+}
