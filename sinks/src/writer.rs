@@ -436,12 +436,12 @@ mod tests {
     #[tokio::test]
     async fn an_unread_answer_is_remembered() {
         let (writer, seen, open) = gated(10);
-        open.send(true).unwrap();
         let batch = [attempt("a")];
         {
             let mut call = std::pin::pin!(writer.deliver(&batch));
             assert!(futures_poll(call.as_mut()).await.is_pending());
             assert_eq!(seen.recv_timeout(DEADLINE).unwrap(), ["a"]);
+            open.send(true).unwrap();
             writer.check().await.unwrap(); // The thread is past the write.
         }
         assert_eq!(writer.deliver(&batch).await, [Ok(Ack::new())]);
