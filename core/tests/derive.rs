@@ -189,3 +189,28 @@ fn other_shapes() {
         "1: expected a value of at least 1 and below 10, found 10"
     );
 }
+
+macro_rules! reading {
+    ($name:ident, $range:expr, $check:path) => {
+        #[derive(Serialize, Event)]
+        #[event(type = "reading", validate = $check)]
+        struct $name {
+            #[event(range = $range)]
+            value: f64,
+        }
+    };
+}
+
+fn check_reading(_: &Reading) -> Result<(), Invalid> {
+    Ok(())
+}
+
+reading!(Reading, 0.0..=1.0, check_reading);
+
+/// The range comes from the macro's caller, the type from the macro: the generated code's own names
+/// (`value`, `self`) must not take the caller's hygiene.
+#[test]
+fn ranges_and_paths_of_a_macros_caller() {
+    assert!(Reading { value: 0.5 }.validate().is_ok());
+    assert!(Reading { value: 1.5 }.validate().is_err());
+}

@@ -99,3 +99,20 @@ fn a_data_dir_is_used_or_refused() {
     let _ = ran(dir.path(), &["publish", "match", "--wait", "0s"]);
     assert!(is_told || dir.path().join("data").exists(), "{checked:?}");
 }
+
+/// Some batches of a file were accepted before the store was full: whoever reads the output must
+/// learn which, or cannot go on.
+#[test]
+fn what_was_accepted_before_a_failure_is_told() {
+    let port = refused();
+    let dir = folder(&format!(
+        "[bus]\nbatch_events_max = 50\nmemory = {{ events_max = 120 }}\n\
+         [[endpoints]]\nname = 'a'\nurl = 'http://127.0.0.1:{port}/'\n\
+         [network]\nallow = ['127.0.0.0/8']\n"
+    ));
+    fs::write(dir.path().join("events.ndjson"), lines(200, 1)).unwrap();
+    let published =
+        ran(dir.path(), &["publish", "--file", "events.ndjson", "--json", "--wait", "1s"]);
+    assert_eq!(published.code, Some(1), "{published:?}");
+    assert!(published.stdout.contains(r#""accepted":[{"id""#), "{published:?}");
+}

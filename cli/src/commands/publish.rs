@@ -60,8 +60,16 @@ pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Resu
     let is_durable = bus.capabilities().durability > Durability::Memory;
 
     let mut receipts = Vec::with_capacity(events.len());
+    let mut refused = None;
     for batch in batches(events, limits) {
-        receipts.extend(bus.publish_all(batch).await?);
+        match bus.publish_all(batch).await {
+            Ok(accepted) => receipts.extend(accepted),
+            // What was accepted before is told all the same.
+            Err(error) => {
+                refused = Some(error);
+                break;
+            }
+        }
     }
     bus.flush(publish.wait()).await?;
     let mut deliveries = Vec::new();
@@ -81,6 +89,9 @@ pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Resu
         duplicate: receipt.is_duplicate(),
     });
     output.json(&Report { accepted: accepted.collect(), deliveries })?;
+    if let Some(error) = refused {
+        return Err(error.into());
+    }
     if dead > 0 {
         return Err(Failure::failed(format!("{dead} deliveries were given up")));
     }

@@ -140,7 +140,9 @@ fn validate(
         .filter(|field| field.on.check().is_some())
         .map(|field| field_checks(field, rename_all.as_deref(), krate))
         .collect();
-    let own = on_type.validate.as_ref().map(|path| quote_spanned!(path.span()=> #path(self)?;));
+    // With the macro's own hygiene, wherever the path was written.
+    let this = quote!(self);
+    let own = on_type.validate.as_ref().map(|path| quote_spanned!(path.span()=> #path(#this)?;));
     if checks.is_empty() && own.is_none() {
         return None;
     }
@@ -157,19 +159,21 @@ fn field_checks(found: &Found<'_>, rename_all: Option<&str>, krate: &syn::Path) 
     let Found { field, number, member, on } = found;
     let name = payload_name(field, *number, rename_all);
     let checks = quote!(#krate::event::checks);
+    // With the macro's own hygiene, wherever the attribute's value was written.
+    let value = quote!(value);
     let range = on
         .range
         .as_ref()
-        .map(|range| quote_spanned!(range.span()=> #checks::range(#name, value, &(#range))?;));
-    let url = on.url.as_ref().map(|at| quote_spanned!(at.span()=> #checks::url(#name, value)?;));
+        .map(|range| quote_spanned!(range.span()=> #checks::range(#name, #value, &(#range))?;));
+    let url = on.url.as_ref().map(|at| quote_spanned!(at.span()=> #checks::url(#name, #value)?;));
     let not_empty = on
         .not_empty
         .as_ref()
-        .map(|at| quote_spanned!(at.span()=> #checks::not_empty(#name, value)?;));
+        .map(|at| quote_spanned!(at.span()=> #checks::not_empty(#name, #value)?;));
     let length_max = on
         .length_max
         .as_ref()
-        .map(|max| quote_spanned!(max.span()=> #checks::length_max(#name, value, #max)?;));
+        .map(|max| quote_spanned!(max.span()=> #checks::length_max(#name, #value, #max)?;));
     let all = quote!(#range #url #not_empty #length_max);
     if is_option(&field.ty) {
         quote!(if let ::core::option::Option::Some(value) = &self.#member { #all })

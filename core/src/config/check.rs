@@ -353,6 +353,8 @@ impl Checker<'_, '_> {
 }
 
 /// Puts a default into a table that lacks it; tables are joined. Notes what was inherited.
+///
+/// Keys are the same whatever their case: header names are (RFC 9110 §5.1), all others are lower case.
 fn inherit(
     table: &mut Dict,
     key: &str,
@@ -360,18 +362,26 @@ fn inherit(
     (to, from): (KeyPath, KeyPath),
     inherited: &mut Vec<(KeyPath, KeyPath)>,
 ) {
-    match (table.get_mut(key), default) {
+    let own = table.iter_mut().find(|(own, _)| own.eq_ignore_ascii_case(key)).map(|(_, own)| own);
+    match (own, default) {
         (None, default) => {
             table.insert(key.to_owned(), default.clone());
             inherited.push((to, from));
         }
-        (Some(Value::Dict(_, own)), Value::Dict(_, defaults)) => {
+        (Some(Value::Dict(_, own)), Value::Dict(_, defaults))
+            if !is_reference(own) && !is_reference(defaults) =>
+        {
             for (key, default) in defaults {
                 inherit(own, key, default, (to.key(key), from.key(key)), inherited);
             }
         }
         (Some(_), _) => {}
     }
+}
+
+/// Whether a table says where a secret is read: one value, not a table to be joined.
+fn is_reference(table: &Dict) -> bool {
+    !table.is_empty() && table.keys().all(|key| key == "env" || key == "file")
 }
 
 /// An endpoint's own policy over the defaults. The values were checked by the schema's bounds.

@@ -93,7 +93,7 @@ impl Worker {
                 self.calls.is_empty() && self.unsettled.is_empty() && self.broken.is_empty();
             if has_ended && !wants && self.store_asks_again.is_none() {
                 if lane.try_idle() {
-                    return self.leave(next, may_claim).await;
+                    return self.leave(next).await;
                 }
                 // Woken meanwhile: look once more with fresh eyes.
                 lane.begin_look();
@@ -293,9 +293,10 @@ impl Worker {
         self.settle().await;
     }
 
-    /// Tells the dispatcher when to look again.
-    async fn leave(self, next: Next, may_claim: bool) {
-        if may_claim && let Next::At(at) = next {
+    /// Tells the dispatcher when to look again. A lane that was removed does so too: the endpoint may
+    /// be back by then, with a lane that does not know of this retry.
+    async fn leave(self, next: Next) {
+        if let Next::At(at) = next {
             tokio::select! {
                 () = self.shared.stop_claiming.cancelled() => {}
                 // Fails only where the dispatcher has ended, which is a shutdown too.

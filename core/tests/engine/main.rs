@@ -7,4 +7,5 @@ mod close_in_use;
 mod faulty_store;
 mod gone_after_replace;
 mod in_flight;
+mod readded;
 mod set_endpoints_dropped;
