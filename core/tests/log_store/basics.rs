@@ -249,7 +249,7 @@ async fn limits() {
 #[tokio::test]
 async fn dedup_has_a_window() {
     let folder = TempDir::new().unwrap();
-    let store = builder(&folder).dedup_window(Duration::from_secs(60)).open().await.unwrap();
+    let store = builder(&folder).dedup_window(Duration::from_mins(1)).open().await.unwrap();
     let event = accept("1", &["a"]);
     let publish =
         async |seconds| store.accept(vec![event.clone()], at(seconds)).await.unwrap()[0].duplicate;

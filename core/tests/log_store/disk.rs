@@ -208,6 +208,19 @@ impl Disk {
         inner.contents[file].durable = now;
     }
 
+    /// Flips a bit in the payload of a segment's event, the `nth` that it holds; returns how much it
+    /// holds.
+    pub(crate) fn damage_event(&self, name: &str, nth: usize) -> u64 {
+        let mut held = 0;
+        self.damage(name, |bytes| {
+            held = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+            let payloads = bytes.windows(6).enumerate().filter(|(_, found)| *found == b"\"fill\"");
+            let (at, _) = payloads.take(nth + 1).last().expect("a segment with events");
+            bytes[at] ^= 1;
+        });
+        held as u64
+    }
+
     pub(crate) fn has(&self, name: &str) -> bool {
         self.lock().names.contains_key(name)
     }
@@ -215,8 +228,9 @@ impl Disk {
     /// The segments' names, oldest first.
     pub(crate) fn segments(&self) -> Vec<String> {
         let inner = self.lock();
-        let is_segment = |name: &&String| name.ends_with(".seg") && !name.starts_with("spare");
-        inner.names.keys().filter(is_segment).cloned().collect()
+        let is_segment = |name: &&String| name.len() == "0000000001.seg".len();
+        let names = inner.names.keys().filter(|name| name.contains(".seg"));
+        names.filter(is_segment).cloned().collect()
     }
 }
 

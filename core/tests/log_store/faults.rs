@@ -55,21 +55,29 @@ async fn a_failing_disk_loses_nothing_acknowledged() {
     assert!(failures > rounds / 2, "{failures} of {rounds} met the failure");
 }
 
-/// Fills a disk with some segments of acknowledged events.
+/// Fills a disk with some segments of acknowledged events; the last one holds several syncs.
 async fn filled() -> Workload {
     let mut seed = seed();
     loop {
+        // Those that free their segments are of no use here.
         let mut work = Workload::new(seed);
+        seed += 1;
         for _ in 0..400 {
+            if work.frees {
+                break;
+            }
             work.act().await.unwrap();
         }
-        work.store.step(true);
-        work.answers().await;
-        if !work.frees && work.disk.segments().len() > 3 {
+        let before = work.disk.segments().len();
+        for _ in 0..5 {
+            work.publish();
+            work.answers().await;
+            work.store.step(true);
+            work.answers().await;
+        }
+        if before > 3 && work.disk.segments().len() == before {
             return work;
         }
-        // This one frees its segments.
-        seed += 1;
     }
 }
 
@@ -85,7 +93,7 @@ async fn damage_is_reported_and_the_rest_served() {
         }
         let segments = disk.segments();
         let name = if last { segments.last().unwrap() } else { &segments[1] };
-        let len = work.damage_middle(&disk, name);
+        let len = disk.damage_event(name, if last { 0 } else { 2 });
         if with_checkpoint {
             // Read by nobody until a claim or a look needs it.
             work.ledger.check_but(&disk, 40).await.unwrap();
@@ -119,11 +127,11 @@ async fn derived_files_may_be_lost() {
         }
     }
     check(&|disk| {
-        disk.damage("checkpoint", |bytes| bytes.clear());
+        disk.damage("checkpoint", Vec::clear);
         for name in disk.segments() {
             let index = name.replace(".seg", ".idx");
             if disk.has(&index) {
-                disk.damage(&index, |bytes| bytes.clear());
+                disk.damage(&index, Vec::clear);
             }
         }
     })

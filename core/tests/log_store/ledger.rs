@@ -77,7 +77,7 @@ impl Workload {
         }
     }
 
-    fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         let rng = &mut self.rng;
         let count = if rng.u8(0..4) == 0 { rng.usize(2..6) } else { 1 };
         let batch: Vec<Accept> = (0..count)
@@ -211,19 +211,6 @@ impl Workload {
             }
         }
         panic!("the store goes on");
-    }
-
-    /// Flips a bit in the payload of an event in the middle of what a segment holds; returns how
-    /// much it holds.
-    pub(crate) fn damage_middle(&self, disk: &Disk, name: &str) -> u64 {
-        let mut held = 0;
-        disk.damage(name, |bytes| {
-            held = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
-            let find = |from: usize| bytes[from..].windows(6).position(|w| w == b"\"fill\"");
-            let at = held / 2 + find(held / 2).expect("an event in the second half");
-            bytes[at] ^= 1;
-        });
-        held as u64
     }
 
     /// Opens the store again on what a crash of the process left.

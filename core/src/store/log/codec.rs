@@ -152,10 +152,10 @@ mod tests {
         for value in [0, 1, 127, 128, 16_383, 16_384, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
             let mut bytes = Vec::new();
             bytes.put_var(value);
-            bytes.put_signed(value as i64);
+            bytes.put_signed(value.cast_signed());
             let mut take = Take::new(&bytes);
             assert_eq!(take.var(), Ok(value));
-            assert_eq!(take.signed(), Ok(value as i64));
+            assert_eq!(take.signed(), Ok(value.cast_signed()));
             assert!(take.rest().is_empty());
         }
     }

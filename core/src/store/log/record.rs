@@ -248,6 +248,8 @@ pub(super) struct SettleBody {
     pub(super) attempt: Option<AttemptRecord>,
     /// The records of the attempt before and of the first, where there was one.
     pub(super) before: Option<Before>,
+    /// Up to where this segment was known to be synced when the record was made.
+    pub(super) synced: Option<u32>,
 }
 
 /// Earlier attempts of a delivery.
@@ -258,7 +260,7 @@ pub(super) struct Before {
 }
 
 /// The beginning of a settle record: which delivery, how often tried, and what follows.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct SettleStart<'a> {
     pub(super) event: u64,
     pub(super) target: u32,
@@ -266,7 +268,9 @@ pub(super) struct SettleStart<'a> {
     pub(super) decision: Decision,
     pub(super) before: Option<Before>,
     pub(super) has_attempt: bool,
-    rest: &'a [u8],
+    pub(super) synced: Option<u32>,
+    /// Behind all this: the attempt.
+    rest: Take<'a>,
 }
 
 fn put_place(out: &mut Vec<u8>, place: Place) {
@@ -379,8 +383,12 @@ pub(super) fn put_settle(out: &mut Vec<u8>, base: Base, settle: &SettleBody) {
     out.put_u8(
         u8::from(settle.attempt.is_some())
             | u8::from(settle.before.is_some()) << 1
-            | u8::from(first_differs) << 2,
+            | u8::from(first_differs) << 2
+            | u8::from(settle.synced.is_some()) << 3,
     );
+    if let Some(synced) = settle.synced {
+        out.put_var(u64::from(synced));
+    }
     if let Some(before) = settle.before {
         put_place(out, before.last);
         if first_differs {
@@ -398,8 +406,8 @@ pub(super) fn take_settle_start(body: &[u8], base: Base) -> Decoded<SettleStart<
     let target = take.var_u32()?;
     let attempts = take.var_u32()?;
     let decision = take_decision(&mut take, base)?;
-    let rest = take.rest();
     let flags = take.u8()?;
+    let synced = if flags & 8 == 0 { None } else { Some(take.var_u32()?) };
     let mut before = None;
     if flags & 2 != 0 {
         let last = take_place(&mut take)?;
@@ -407,22 +415,14 @@ pub(super) fn take_settle_start(body: &[u8], base: Base) -> Decoded<SettleStart<
         before = Some(Before { last, first });
     }
     let has_attempt = flags & 1 != 0;
-    Ok(SettleStart { event, target, attempts, decision, before, has_attempt, rest })
+    Ok(SettleStart { event, target, attempts, decision, before, has_attempt, synced, rest: take })
 }
 
 pub(super) fn take_settle(body: &[u8], base: Base) -> Decoded<SettleBody> {
-    let start = take_settle_start(body, base)?;
-    let mut take = Take::new(start.rest);
-    let flags = take.u8()?;
-    if flags & 2 != 0 {
-        take_place(&mut take)?;
-        if flags & 4 != 0 {
-            take_place(&mut take)?;
-        }
-    }
-    let attempt = if flags & 1 == 0 { None } else { Some(take_attempt(&mut take, base)?) };
-    let SettleStart { event, target, attempts, decision, before, .. } = start;
-    Ok(SettleBody { event, target, attempts, decision, attempt, before })
+    let mut start = take_settle_start(body, base)?;
+    let attempt = if start.has_attempt { Some(take_attempt(&mut start.rest, base)?) } else { None };
+    let SettleStart { event, target, attempts, decision, before, synced, .. } = start;
+    Ok(SettleBody { event, target, attempts, decision, attempt, before, synced })
 }
 
 /// The state of one delivery of an event that was copied forward.
@@ -586,7 +586,16 @@ mod tests {
                 Some(Before { last: place(1), first: place(70_000) }),
             ][number % 3];
             let attempt = (number % 2 == 0).then(attempt);
-            let settle = SettleBody { event: 7, target: 3, attempts: 4, decision, attempt, before };
+            let synced = (number % 2 == 1).then_some(99);
+            let settle = SettleBody {
+                event: 7,
+                target: 3,
+                attempts: 4,
+                decision,
+                attempt,
+                before,
+                synced,
+            };
             let mut bytes = Vec::new();
             put_settle(&mut bytes, BASE, &settle);
             assert!(bytes.len() <= settle_size_max(settle.attempt.as_ref()));

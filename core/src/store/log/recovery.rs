@@ -627,10 +627,12 @@ fn is_followed_by_proof(walk: &Walk<'_>) -> bool {
         while let Some((_, frame)) = probe.next() {
             // The base does not matter for what is asked.
             let base = Base { event: 0, time: Timestamp::from_millis(0) };
-            if frame.kind == kind::EVENT
-                && record::take_event_start(frame.body, base)
-                    .is_ok_and(|start| start.synced.is_some_and(|synced| synced > place))
-            {
+            let synced = match frame.kind {
+                kind::EVENT => record::take_event_start(frame.body, base).map(|s| s.synced),
+                kind::SETTLE => record::take_settle_start(frame.body, base).map(|s| s.synced),
+                _ => Ok(None),
+            };
+            if synced.is_ok_and(|synced| synced.is_some_and(|synced| synced > place)) {
                 return true;
             }
         }

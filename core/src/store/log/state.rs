@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::cache::{Cache, Cached};
 use super::dedup::Dedup;
-use super::format::{self, RECORD_HEADER, kind};
+use super::format::{RECORD_HEADER, kind};
 use super::lane::{Lane, Leased, Tried};
 use super::record::{self, Before, EventHead, Place, SettleBody};
 use super::segment::{Load, Segments};
@@ -305,25 +305,12 @@ impl State {
         let number = self.next_event;
         let targets: Vec<u32> =
             accept.endpoints.iter().map(|endpoint| self.lane_number(endpoint)).collect();
-        let is_first = self.tail.buffered == 0;
+        let synced = self.tail.proof();
         let kind = self.tail.name_type(&accept.event.kind, number, &mut self.segments);
         for (target, endpoint) in targets.iter().zip(&*accept.endpoints) {
             self.tail.name_endpoint(*target, endpoint.as_str(), number, &mut self.segments);
         }
-        let synced = self.tail.synced;
-        let synced = if synced.segment == self.tail.place.segment {
-            synced.offset
-        } else {
-            format::SEGMENT_HEADER
-        };
-        let head = EventHead {
-            number,
-            accepted_at: now,
-            targets: &targets,
-            kind,
-            more,
-            synced: is_first.then_some(synced),
-        };
+        let head = EventHead { number, accepted_at: now, targets: &targets, kind, more, synced };
         let event = &accept.event;
         let place = self.tail.append(kind::EVENT, number, &mut self.segments, |out, base| {
             record::put_event(out, base, &head, event);
@@ -504,6 +491,7 @@ impl State {
         self.tail.make_room(room, self.next_event, self.now, &mut self.segments);
         let next = self.next_event;
         let id = delivery.endpoint().as_str();
+        let synced = self.tail.proof();
         self.tail.name_endpoint(leased.lane, id, next, &mut self.segments);
         let mut tried = leased.tried;
         tried.attempts += u32::from(settlement.attempt.is_some());
@@ -514,6 +502,7 @@ impl State {
             decision: settlement.decision,
             attempt,
             before: tried.before,
+            synced,
         };
         let place = self.tail.append(kind::SETTLE, next, &mut self.segments, |out, base| {
             record::put_settle(out, base, &body);

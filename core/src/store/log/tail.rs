@@ -74,6 +74,14 @@ impl Tail {
         (self.segment_bytes - SEGMENT_HEADER - END_RECORD) as usize
     }
 
+    /// For the first record of what is written at once: up to where its segment is known to be
+    /// durable. Behind a bad record it proves that it was not a crash that tore it.
+    pub(super) fn proof(&self) -> Option<u32> {
+        let is_here = self.synced.segment == self.place.segment;
+        let synced = if is_here { self.synced.offset } else { SEGMENT_HEADER };
+        (self.buffered == 0).then_some(synced)
+    }
+
     /// Begins another segment where `bytes` more do not fit into this one.
     pub(super) fn make_room(
         &mut self,
