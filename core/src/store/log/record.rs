@@ -587,15 +587,8 @@ mod tests {
             ][number % 3];
             let attempt = (number % 2 == 0).then(attempt);
             let synced = (number % 2 == 1).then_some(99);
-            let settle = SettleBody {
-                event: 7,
-                target: 3,
-                attempts: 4,
-                decision,
-                attempt,
-                before,
-                synced,
-            };
+            let settle =
+                SettleBody { event: 7, target: 3, attempts: 4, decision, attempt, before, synced };
             let mut bytes = Vec::new();
             put_settle(&mut bytes, BASE, &settle);
             assert!(bytes.len() <= settle_size_max(settle.attempt.as_ref()));

@@ -72,6 +72,12 @@ impl LogStore {
         &self.recovery
     }
 
+    /// Batches that were written and synced since it was opened: publishes divided by it is how
+    /// many share a sync.
+    pub fn syncs(&self) -> u64 {
+        self.core.syncs.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// The folder.
     pub fn folder(&self) -> PathBuf {
         folder_path(&*self.core.files)
@@ -158,18 +164,20 @@ impl LogStore {
 
     /// Waits until there is room in the buffer, so that a slow disk slows its users.
     async fn wait_for_buffer(&self) -> Result<(), Error> {
-        loop {
+        let has_room = || {
+            let state = self.core.lock();
+            state.check_usable()?;
+            Ok(state.tail.buffered <= BUFFER_BYTES_MAX)
+        };
+        while !has_room()? {
+            // Registered before looking again, so that room made in between is not missed.
             let mut space = pin!(self.core.space.notified());
             space.as_mut().enable();
-            {
-                let state = self.core.lock();
-                state.check_usable()?;
-                if state.tail.buffered <= BUFFER_BYTES_MAX {
-                    return Ok(());
-                }
+            if !has_room()? {
+                space.await;
             }
-            space.await;
         }
+        Ok(())
     }
 
     /// Returns when everything encoded so far can be read from the disk.
@@ -367,14 +375,15 @@ impl Store for LogStore {
             .map(|accept| super::format::fingerprint(self.store, accept.event.id()))
             .collect();
         let mut known: HashMap<u64, Option<Cached>> = HashMap::new();
+        // Only who found no room registers for it, and then looks again: room made in between is not
+        // missed, and the usual publisher pays nothing.
+        let mut space = pin!(None);
         loop {
-            // Registered before looking, so that room made in between is not missed.
-            let mut space = pin!(self.core.space.notified());
-            space.as_mut().enable();
             let tried = self.core.lock().accept(&batch, &prints, now, &known, self.limits());
-            match tried {
+            let must_wait = match tried {
                 Ok(Try::Done(accepted)) => return Ok(accepted),
                 Ok(Try::Wait(accepted, done)) => {
+                    space.set(None);
                     self.core.wake.notify_one();
                     return match done.await {
                         Ok(()) => Ok(accepted),
@@ -385,12 +394,28 @@ impl Store for LogStore {
                     let read = self.read(events).await?;
                     let read = read.into_iter();
                     known.extend(read.map(|(event, found)| (event, found.map(Found::into_cached))));
+                    false
                 }
-                Ok(Try::Busy) => space.await,
-                Err(error) if error.is_full() && self.core.options.when_full == WhenFull::Wait => {
-                    space.await;
+                Ok(Try::Busy) => true,
+                Err(error) if error.is_full() => {
+                    if self.core.options.when_full == WhenFull::Refuse {
+                        return Err(error);
+                    }
+                    true
                 }
                 Err(error) => return Err(error),
+            };
+            if !must_wait {
+                continue;
+            }
+            if let Some(made) = space.as_mut().as_pin_mut() {
+                made.await;
+                space.set(None);
+            } else {
+                space.set(Some(self.core.space.notified()));
+                if let Some(made) = space.as_mut().as_pin_mut() {
+                    made.enable();
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 //! arrives during one sync is the next batch.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -45,6 +45,8 @@ pub(super) struct Core {
     pub(super) work: Notify,
     /// Wakes publishers that wait for room.
     pub(super) space: Notify,
+    /// Batches that were written and synced.
+    pub(super) syncs: AtomicU64,
 }
 
 impl Core {
@@ -56,6 +58,7 @@ impl Core {
             wake: Condvar::new(),
             work: Notify::new(),
             space: Notify::new(),
+            syncs: AtomicU64::new(0),
         }
     }
 
@@ -271,6 +274,7 @@ impl Writer {
         }
         if sync && let Some(active) = &self.active {
             active.file.sync().map_err(|error| self.failed("sync", active.number, error))?;
+            self.core.syncs.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }
