@@ -124,7 +124,7 @@ async fn publish(folder: &Path, callers: usize) {
             count += task.await.unwrap();
         }
         let rate = count as f64 / started.elapsed().as_secs_f64();
-        let us = (cpu() - cpu_before).as_secs_f64() * 1e6 / count as f64;
+        let us = cpu().saturating_sub(cpu_before).as_secs_f64() * 1e6 / count as f64;
         let batch = count as f64 / (store.syncs() - syncs).max(1) as f64;
         let raw_rate = raw.run((batch * 446.0) as usize) * batch;
         // The first round warms up.
@@ -198,7 +198,7 @@ async fn backlog(folder: &Path, events: u64) {
     println!(
         "claim and settle from disk, 100 at a time: {:.0}/s, {:.2} us CPU",
         count as f64 / seconds,
-        (cpu() - cpu_before).as_secs_f64() * 1e6 / count as f64
+        cpu().saturating_sub(cpu_before).as_secs_f64() * 1e6 / count as f64
     );
     println!("memory {:.0} MB more", rss_mb() - before);
 }

@@ -186,6 +186,72 @@ async fn frees_segments_and_keeps_what_is_owed() {
     }
 }
 
+/// A dead endpoint with an event in each segment does not keep them all: what it is owed is copied
+/// forward, in order, with the attempts and with what became of the other deliveries.
+#[tokio::test]
+async fn a_dead_endpoint_does_not_pin_the_disk() {
+    let folder = TempDir::new().unwrap();
+    let tiny = |folder: &TempDir| {
+        let builder = builder(folder).segment_bytes(16 << 10).cache_bytes(0);
+        builder.retention(Duration::ZERO).dedup_window(Duration::ZERO)
+    };
+    let mut store = tiny(&folder).open().await.unwrap();
+    let fill = "x".repeat(1000);
+    let mut owed = Vec::new();
+    for n in 0..2000 {
+        let for_dead = n % 50 < 2;
+        let event =
+            accept(&format!("[{n},\"{fill}\"]"), if for_dead { &["a", "dead"] } else { &["a"] });
+        if for_dead {
+            owed.push(event.event.clone());
+        }
+        store.accept(vec![event], at(n)).await.unwrap();
+        for lease in claim(&store, "a", 9, at(n)).await {
+            settle(&store, &lease, Decision::Delivered).await;
+        }
+        if n == 60 {
+            // Three were tried, two of them twice.
+            for tried in [3, 2] {
+                for lease in claim(&store, "dead", tried, at(n)).await {
+                    settle(&store, &lease, Decision::RetryAt(at(0))).await;
+                }
+            }
+        }
+        if n % 500 == 499 {
+            store.close().await.unwrap();
+            store = tiny(&folder).open().await.unwrap();
+            assert!(store.recovery().damaged.is_empty(), "{:?}", store.recovery());
+        }
+    }
+    store.close().await.unwrap();
+    let files = std::fs::read_dir(folder.path().join("data")).unwrap();
+    let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert!(bytes < 400_000, "2 MB were written, 80 kB are owed: {bytes}");
+
+    for checkpoint in [true, false] {
+        if !checkpoint {
+            std::fs::remove_file(folder.path().join("data/checkpoint")).unwrap();
+        }
+        let store = tiny(&folder).open().await.unwrap();
+        assert_eq!(store.recovery().owed, owed.len() as u64);
+        for (number, event) in owed.iter().enumerate() {
+            let found = store.event(event.id()).await.unwrap().unwrap();
+            assert_eq!(found.event, *event);
+            assert_eq!(found.deliveries[0].state, State::Delivered, "{number}");
+            assert_eq!(found.deliveries[0].attempts.len(), 1);
+            let tries = [2, 2, 1].get(number).copied().unwrap_or(0);
+            let numbers: Vec<u32> =
+                found.deliveries[1].attempts.iter().map(|attempt| attempt.number).collect();
+            assert_eq!(numbers, (1..=tries).collect::<Vec<_>>(), "{number}");
+        }
+        let leases = claim(&store, "dead", 1000, at(9000)).await;
+        let untried = leases.iter().filter(|lease| lease.attempts == 0);
+        let untried: Vec<_> = untried.map(|lease| lease.event.id()).collect();
+        let expect: Vec<_> = owed[3..].iter().map(|event| event.id()).collect();
+        assert_eq!(untried, expect, "in the order of acceptance");
+    }
+}
+
 /// A second opening is refused and told who holds the folder; closing lets go of it.
 #[tokio::test]
 async fn one_process_at_a_time() {

@@ -20,6 +20,8 @@ use super::ledger::START;
 
 const ENDPOINTS: [&str; 4] = ["a", "b", "c", "d"];
 
+type Leases = Vec<(DeliveryId, Fence)>;
+
 /// What both stores must agree on.
 struct Pair {
     log: LogStore,
@@ -122,7 +124,7 @@ impl Pair {
         }
     }
 
-    fn some_leases(&mut self) -> (Vec<(DeliveryId, Fence)>, Vec<(DeliveryId, Fence)>) {
+    fn some_leases(&mut self) -> (Leases, Leases) {
         let chosen: Vec<_> = (self.leases.iter())
             .filter(|_| self.rng.u8(0..3) == 0)
             .map(|(id, (log, memory, _))| (id.clone(), *log, *memory))

@@ -99,6 +99,14 @@ fn rebuild(segment: &mut Segment) -> io::Result<()> {
                     note_settled(segment, start.event);
                 }
             }
+            kind::MOVED => {
+                if let Ok(body) = record::moved_event(frame.body)
+                    && let Ok(start) = record::take_event_start(body, base)
+                {
+                    let print = fingerprint(segment.header.store, &start.id);
+                    segment.note_copied(print, start.number);
+                }
+            }
             kind::END => break,
             _ => {}
         }
@@ -120,6 +128,13 @@ pub(super) fn note_event(segment: &mut Segment, start: &record::EventStart<'_>) 
 /// The numbers of the events in a whole segment whose id has this fingerprint.
 pub(super) fn find(files: &dyn Files, segment: &mut Segment, print: u64) -> io::Result<Vec<u64>> {
     load(files, segment)?;
-    let events = (segment.header.base..).zip(&segment.prints);
-    Ok(events.filter(|(_, found)| **found == print).map(|(event, _)| event).collect())
+    Ok(find_in(segment, print).collect())
+}
+
+/// The same, in a segment whose fingerprints are in memory.
+pub(super) fn find_in(segment: &Segment, print: u64) -> impl Iterator<Item = u64> + '_ {
+    let accepted = segment.prints.iter().zip(segment.header.base..);
+    let accepted = accepted.filter(move |(found, _)| **found == print).map(|(_, event)| event);
+    let copied = segment.copied.iter().filter(move |(found, _)| *found == print);
+    accepted.chain(copied.map(|(_, event)| *event))
 }

@@ -12,7 +12,7 @@
 //! | `segment`, `index` | where in the segments an event or settlement is |
 //! | `tail` | the end of the log, before it is written |
 //! | `lane`, `dedup`, `cache`, `state` | what is owed, which ids are known, fresh events; under one lock |
-//! | `writer`, `checkpoint`, `recovery` | writing, and opening again |
+//! | `writer`, `checkpoint`, `forward`, `recovery` | writing, freeing, and opening again |
 //! | `read`, `store` | reading back; the [`Store`](super::Store) itself |
 
 mod cache;
@@ -21,6 +21,7 @@ mod codec;
 mod dedup;
 mod files;
 mod format;
+mod forward;
 mod index;
 mod lane;
 mod read;

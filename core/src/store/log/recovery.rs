@@ -293,6 +293,9 @@ impl<'a> Replay<'a> {
         let segment = self.segment(number);
         let base = segment.header.base;
         let prints = std::mem::take(&mut segment.prints);
+        if is_whole {
+            segment.drop_prints();
+        }
         self.state.dedup.reserve(prints.len());
         for (event, print) in (base..).zip(&prints) {
             if *print != 0 {
@@ -367,6 +370,8 @@ impl<'a> Replay<'a> {
                 return Ok(());
             }
             self.commit(header.number);
+            // What continued a run may be among what is lost.
+            self.state.segments.moved_newest = None;
             let left = walk.rest().len() as u64;
             let found = walk.skip(usize::MAX);
             let bytes = if found { u64::from(walk.offset() - offset) } else { left };
@@ -465,8 +470,11 @@ impl<'a> Replay<'a> {
             }
             kind::MOVED => {
                 let moved = record::take_moved(frame.body, base)?;
-                let event = record::event_number(moved.event, base)?;
-                self.apply_moved(place, bytes, event, &moved);
+                let start = record::take_event_start(moved.event, base)?;
+                let segment = self.segment(place.segment);
+                let print = format::fingerprint(segment.header.store, &start.id);
+                segment.note_copied(print, start.number);
+                self.apply_moved(place, bytes, start.number, &moved);
             }
             // Marks are the walk's affair. Kinds of a newer minor version are skipped.
             _ => {}

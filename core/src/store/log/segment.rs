@@ -43,6 +43,11 @@ pub(super) struct Segment {
     pub(super) types: Arc<Vec<EventType>>,
     /// A fingerprint for each event accepted in it, in order; dropped once its index is written.
     pub(super) prints: Vec<u64>,
+    /// Fingerprint and number of each event that was copied into it; dropped with them.
+    pub(super) copied: Vec<(u64, u64)>,
+    pub(super) has_copied: bool,
+    /// Whether its fingerprints are in its index file, and not in memory.
+    pub(super) is_indexed: bool,
     /// The newest time of acceptance in it.
     pub(super) last_time: Timestamp,
     /// Events with endpoints in it, their bytes and their deliveries; and how many are still owed.
@@ -86,6 +91,9 @@ impl Segment {
             blocks: Vec::new(),
             types: Arc::default(),
             prints: Vec::new(),
+            copied: Vec::new(),
+            has_copied: false,
+            is_indexed: false,
             last_time: header.base_time,
             load: Load::default(),
         }
@@ -93,6 +101,19 @@ impl Segment {
 
     pub(super) fn base(&self) -> Base {
         Base { event: self.header.base, time: self.header.base_time }
+    }
+
+    /// Notes an event that was copied into this segment.
+    pub(super) fn note_copied(&mut self, print: u64, event: u64) {
+        self.copied.push((print, event));
+        self.has_copied = true;
+    }
+
+    /// Drops what the index file holds now.
+    pub(super) fn drop_prints(&mut self) {
+        self.prints = Vec::new();
+        self.copied = Vec::new();
+        self.is_indexed = true;
     }
 
     /// Begins a block at `offset` where the last one has its size or another epoch.
@@ -161,6 +182,11 @@ impl Segment {
         for print in &self.prints {
             out.put_u64(*print);
         }
+        out.put_var(self.copied.len() as u64);
+        for (print, event) in &self.copied {
+            out.put_u64(*print);
+            out.put_u64(*event);
+        }
     }
 
     pub(super) fn take_index(&mut self, take: &mut Take<'_>) -> Decoded<()> {
@@ -186,6 +212,9 @@ impl Segment {
             })
             .collect::<Decoded<_>>()?;
         self.prints = (0..take.count()?).map(|_| take.u64()).collect::<Decoded<_>>()?;
+        self.copied =
+            (0..take.count()?).map(|_| Ok((take.u64()?, take.u64()?))).collect::<Decoded<_>>()?;
+        self.has_copied = !self.copied.is_empty();
         Ok(())
     }
 }
@@ -216,6 +245,8 @@ pub(super) struct Segments {
     list: Vec<Segment>,
     /// Runs of moved events by their first number; they do not overlap.
     pub(super) moved: BTreeMap<u64, MovedRun>,
+    /// The first number of the run that was noted last.
+    pub(super) moved_newest: Option<u64>,
     /// Sums over all segments.
     pub(super) owed_events: u64,
     pub(super) owed_bytes: u64,
@@ -265,18 +296,49 @@ impl Segments {
         self.owed_bytes += load.owed_bytes();
     }
 
+    /// Whether the record of `event`, about to be written at `place`, may continue the run that ends
+    /// with `before`: it must be in the same block, and no event between may be elsewhere than in
+    /// `from`, the segment that is being copied.
+    pub(super) fn may_continue(&self, before: u64, event: u64, from: u32, place: Place) -> bool {
+        let newest = self.moved_newest.and_then(|first| self.moved.get(&first));
+        let Some(run) = newest else { return false };
+        let same_block = self.get(place.segment).and_then(|segment| segment.blocks.last());
+        let is_near = same_block.is_some_and(|block| {
+            run.place.segment == place.segment
+                && run.place.offset >= block.offset
+                && place.offset < block.offset + BLOCK_BYTES
+        });
+        let mut between = self.moved.range(before + 1..=event);
+        run.last == before
+            && before < event
+            && is_near
+            && between.all(|(_, run)| run.place.segment == from)
+    }
+
     /// Notes that an event's record is now at `place`. One that `continues` is in the same block as
-    /// the one before, and no event that is still owed has a number between.
+    /// the one noted before, and no event that is still owed has a number between.
     pub(super) fn note_moved(&mut self, place: Place, event: u64, continues: bool) {
-        if continues && let Some((_, run)) = self.moved.range_mut(..=event).next_back() {
-            run.last = event;
-            return;
+        let newest = self.moved_newest.filter(|first| continues && *first < event);
+        let first = newest.unwrap_or(event);
+        // What else was known of this stretch is outdated; what lies around it is not.
+        let cut: Vec<(u64, MovedRun)> = (self.moved.range(..=event).rev())
+            .take_while(|(_, run)| run.last >= first)
+            .map(|(from, run)| (*from, *run))
+            .collect();
+        for (from, run) in cut {
+            self.moved.remove(&from);
+            if from < first {
+                self.moved.insert(from, MovedRun { last: first - 1, ..run });
+            }
+            if run.last > event {
+                self.moved.insert(event + 1, run);
+            }
+            if from == first && newest.is_some() {
+                self.moved.insert(first, MovedRun { last: event, ..run });
+            }
         }
-        // Never reached by an honest log, but a run must not hide another.
-        if let Some((_, run)) = self.moved.range_mut(..event).next_back() {
-            run.last = run.last.min(event - 1);
-        }
-        self.moved.insert(event, MovedRun { last: event, place });
+        self.moved.entry(first).or_insert(MovedRun { last: event, place });
+        self.moved_newest = Some(first);
     }
 
     pub(super) fn is_moved(&self, event: u64) -> bool {

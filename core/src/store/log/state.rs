@@ -102,7 +102,7 @@ pub(super) struct Taken {
 }
 
 /// Where a delivery stands.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Status {
     Fresh,
     Waiting(Timestamp, Tried),

@@ -217,7 +217,7 @@ impl LogStore {
             let state = self.core.lock();
             state.check_usable()?;
             let visible = state.visible;
-            let candidates: Vec<u64> =
+            let mut candidates: Vec<u64> =
                 state.dedup.find(print).filter(|event| *event < visible).collect();
             for event in &candidates {
                 if let Some(cached) = state.cache.get(*event)
@@ -227,13 +227,17 @@ impl LogStore {
                     return Ok(Some((*event, Found::cached(cached, &state))));
                 }
             }
-            // Only whole segments hold ids that are remembered no more.
+            // What is remembered no more, or was copied forward, is in the indexes.
             let reaches_to = state.dedup.reaches_to();
-            let segments = state.segments.list().iter().rev().skip(1);
-            let older: Vec<_> = segments
-                .filter(|segment| segment.header.base < reaches_to)
-                .map(|segment| (segment.header, segment.file.clone()))
-                .collect();
+            let mut older = Vec::new();
+            for segment in state.segments.list().iter().rev() {
+                if !segment.is_indexed {
+                    let found = index::find_in(segment, print);
+                    candidates.extend(found.filter(|event| *event < visible));
+                } else if segment.header.base < reaches_to || segment.has_copied {
+                    older.push((segment.header, segment.file.clone()));
+                }
+            }
             (candidates, older)
         };
         let is_it = |found: Found| (found.event.id() == id).then_some(found);
@@ -263,16 +267,16 @@ impl LogStore {
 }
 
 /// An event that was looked up.
-struct Found {
-    event: Arc<Envelope>,
-    endpoints: Arc<[EndpointId]>,
-    targets: Vec<u32>,
-    accepted_at: Timestamp,
-    moved: Vec<MovedDelivery>,
+pub(super) struct Found {
+    pub(super) event: Arc<Envelope>,
+    pub(super) endpoints: Arc<[EndpointId]>,
+    pub(super) targets: Vec<u32>,
+    pub(super) accepted_at: Timestamp,
+    pub(super) moved: Vec<MovedDelivery>,
 }
 
 impl Found {
-    fn new(read: ReadEvent, state: &Known) -> Self {
+    pub(super) fn new(read: ReadEvent, state: &Known) -> Self {
         let known = |target: &u32| state.lanes.get(*target as usize).map(|lane| (*target, lane));
         let (targets, endpoints): (Vec<u32>, Vec<EndpointId>) = (read.body.targets.iter())
             .filter_map(known)
@@ -304,16 +308,17 @@ impl Found {
 }
 
 /// What is needed to tell of one delivery.
-struct Look {
-    target: u32,
-    status: Status,
+pub(super) struct Look {
+    pub(super) target: u32,
+    pub(super) status: Status,
     /// Where its settlement may be.
-    extents: Vec<Extent>,
-    moved: Option<MovedDelivery>,
+    pub(super) extents: Vec<Extent>,
+    /// What was known when the event was copied forward.
+    pub(super) moved: Option<MovedDelivery>,
 }
 
 impl Look {
-    fn read(self, core: &Core, event: u64, accepted_at: Timestamp) -> io::Result<Seen> {
+    pub(super) fn read(self, core: &Core, event: u64, accepted_at: Timestamp) -> io::Result<Seen> {
         let extent_at = |place: Place| {
             core.lock().segments.get(place.segment).and_then(|s| s.extent_at(place.offset))
         };
@@ -344,7 +349,7 @@ impl Look {
 }
 
 /// State, attempts made, attempts kept.
-type Seen = (State, u32, Vec<crate::delivery::AttemptRecord>);
+pub(super) type Seen = (State, u32, Vec<crate::delivery::AttemptRecord>);
 
 fn final_state(decision: Decision) -> State {
     match decision {
@@ -352,6 +357,16 @@ fn final_state(decision: Decision) -> State {
         Decision::Dead(reason) => State::Dead { reason },
         Decision::Expired => State::Expired,
         Decision::RetryAt(due) => State::Waiting { due },
+    }
+}
+
+/// The decision that led to a final state.
+pub(super) fn final_decision(state: &State) -> Option<Decision> {
+    match state {
+        State::Delivered => Some(Decision::Delivered),
+        State::Dead { reason } => Some(Decision::Dead(*reason)),
+        State::Expired => Some(Decision::Expired),
+        State::Waiting { .. } | State::Leased { .. } => None,
     }
 }
 

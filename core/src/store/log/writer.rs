@@ -15,6 +15,7 @@ use super::format::{
     self, CHECKPOINT, CHECKPOINT_NEW, SEGMENT_NEW, SPARE, SPARE_NEW, SegmentHeader, index_name,
     segment_name,
 };
+use super::forward;
 use super::index;
 use super::state::State;
 use super::tail::Chunk;
@@ -325,7 +326,7 @@ impl Writer {
                     tracing::warn!(segment = active.number, %error, "index not written");
                 }
                 if let Some(segment) = self.core.lock().segments.get_mut(active.number) {
-                    segment.prints = Vec::new();
+                    segment.drop_prints();
                 }
             }
         }
@@ -445,15 +446,68 @@ impl Writer {
         state.checkpoint = place;
         state.checkpoint_bytes = bytes.len() as u64;
         drop(state);
-        if let Err(error) = self.free() {
+        if let Err(error) = self.free().and_then(|()| self.copy_forward()) {
             tracing::warn!(%error, "segments not freed");
         }
+    }
+
+    /// Copies what is owed in the oldest segments to the end of the log, where it is little, and
+    /// frees them.
+    fn copy_forward(&mut self) -> io::Result<()> {
+        /// After one checkpoint; what is left waits for the next.
+        const SEGMENTS_MAX: usize = 4;
+        let core = Arc::clone(&self.core);
+        let keep = self.keep();
+        for _ in 0..SEGMENTS_MAX {
+            // What was tried must be readable.
+            if self.flush(false).is_err() {
+                return Ok(());
+            }
+            let (segment, mut owed) = {
+                let state = core.lock();
+                let Some(segment) = forward::choose(&state, keep) else { return Ok(()) };
+                (segment, forward::owed_in(&state, segment))
+            };
+            let mut before = None;
+            while !owed.is_empty() {
+                let chunk = forward::read_chunk(&core, &mut owed)?;
+                {
+                    let mut state = core.lock();
+                    for copy in chunk {
+                        let copied = copy.is_some_and(|copy| {
+                            let copied = state.copy_forward(segment, before, &copy);
+                            before = copied.then_some(copy.event());
+                            copied
+                        });
+                        if !copied {
+                            before = None;
+                        }
+                    }
+                }
+                if self.flush(false).is_err() {
+                    return Ok(());
+                }
+            }
+            // The copies are durable before what they were made from goes.
+            if self.flush(true).is_err() {
+                return Ok(());
+            }
+            self.free()?;
+            if core.lock().segments.get(segment).is_some() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&self) -> Duration {
+        self.core.options.retention.max(self.core.options.dedup_window)
     }
 
     /// Frees the oldest segments in which nothing is owed and whose retention has passed. Always the
     /// oldest first: a settlement never outlives the event that it settles.
     fn free(&mut self) -> io::Result<()> {
-        let keep = self.core.options.retention.max(self.core.options.dedup_window);
+        let keep = self.keep();
         let mut freed = Vec::new();
         {
             let mut state = self.core.lock();
