@@ -40,6 +40,8 @@ pub(super) struct Leased {
     /// When it was due before; `None`: it was never tried.
     pub(super) due: Option<Timestamp>,
     pub(super) tried: Tried,
+    /// The fingerprint of the event's id, once the event was read.
+    pub(super) print: Option<u64>,
 }
 
 impl Lane {

@@ -9,14 +9,15 @@ use tokio::sync::oneshot;
 
 use super::cache::{Cache, Cached};
 use super::dedup::Dedup;
-use super::format::{RECORD_HEADER, kind};
+use super::format::{RECORD_HEADER, fingerprint, kind};
 use super::lane::{Lane, Leased, Tried};
 use super::record::{self, Before, EventHead, Place, SettleBody};
 use super::segment::{Load, Segments};
 use super::tail::Tail;
-use crate::delivery::{ANSWER_BYTES_MAX, AttemptRecord, Decision, MESSAGE_BYTES_MAX};
+use crate::delivery::{ANSWER_BYTES_MAX, AttemptRecord, Decision, DeliveryId, MESSAGE_BYTES_MAX};
 use crate::endpoint::EndpointId;
 use crate::error::{Error, ErrorKind};
+use crate::event::EventId;
 use crate::store::{Accept, Accepted, Backlog, Fence, Next, Settled, Settlement};
 use crate::time::Timestamp;
 
@@ -190,7 +191,7 @@ impl State {
         let mut must_wait = false;
         let mut unread = Vec::new();
         // Ids of this batch: only one with several events can hold one twice.
-        let mut inside: HashMap<&crate::EventId, usize> = HashMap::new();
+        let mut inside: HashMap<&EventId, usize> = HashMap::new();
         for (at, (accept, print)) in batch.iter().zip(prints).enumerate() {
             let mut first = None;
             for number in self.dedup.find(*print) {
@@ -409,9 +410,11 @@ impl State {
             };
             self.fence_last += 1;
             let fence = Fence(self.fence_last);
-            self.leases.insert(fence, Leased { lane: number, event, until, due, tried });
-            lane.leased.insert((until, fence));
             let cached = self.cache.get(event).cloned();
+            let print =
+                cached.as_ref().map(|cached| fingerprint(self.tail.store, cached.event.id()));
+            self.leases.insert(fence, Leased { lane: number, event, until, due, tried, print });
+            lane.leased.insert((until, fence));
             taken.push(Taken { fence, event, attempts: tried.attempts, cached });
         }
         let next_due = lane.waiting.first_key_value().map(|((due, _), _)| *due);
@@ -425,51 +428,79 @@ impl State {
         Ok((taken, next))
     }
 
-    /// Ends a lease. `None` where it is not the newest, or of another endpoint.
-    fn end_lease(&mut self, endpoint: &EndpointId, run: u32, fence: Fence) -> Option<Leased> {
+    /// Notes which event a lease is for, once it was read.
+    pub(super) fn identify(&mut self, fence: Fence, id: &EventId) {
+        let print = fingerprint(self.tail.store, id);
+        if let Some(leased) = self.leases.get_mut(&fence) {
+            leased.print = Some(print);
+        }
+    }
+
+    /// Ends a lease. `None` where it is not the newest, or of another delivery.
+    fn end_lease(&mut self, delivery: &DeliveryId, fence: Fence) -> Option<Leased> {
         let leased = *self.leases.get(&fence)?;
-        let lane = &mut self.lanes[leased.lane as usize];
         // A caller that mixes up its leases must not settle somebody else's delivery.
-        if lane.id != *endpoint || run != 0 {
+        if self.lanes[leased.lane as usize].id != *delivery.endpoint()
+            || delivery.run() != 0
+            || leased.print != Some(fingerprint(self.tail.store, delivery.event()))
+        {
             return None;
         }
-        self.leases.remove(&fence);
-        lane.leased.remove(&(leased.until, fence));
+        self.remove_lease(fence)
+    }
+
+    fn remove_lease(&mut self, fence: Fence) -> Option<Leased> {
+        let leased = self.leases.remove(&fence)?;
+        self.lanes[leased.lane as usize].leased.remove(&(leased.until, fence));
         Some(leased)
     }
 
     pub(super) fn extend(
         &mut self,
-        endpoint: &EndpointId,
-        run: u32,
+        delivery: &DeliveryId,
         fence: Fence,
         until: Timestamp,
     ) -> Settled {
-        let Some(leased) = self.end_lease(endpoint, run, fence) else { return Settled::Stale };
+        let Some(leased) = self.end_lease(delivery, fence) else { return Settled::Stale };
         self.leases.insert(fence, Leased { until, ..leased });
         self.lanes[leased.lane as usize].leased.insert((until, fence));
         Settled::Applied
     }
 
-    pub(super) fn release(&mut self, endpoint: &EndpointId, run: u32, fence: Fence) -> Settled {
-        let Some(leased) = self.end_lease(endpoint, run, fence) else { return Settled::Stale };
-        let lane = &mut self.lanes[leased.lane as usize];
-        match leased.due {
-            None => lane.insert_fresh(leased.event),
-            Some(due) => {
-                lane.waiting.insert((due, leased.event), leased.tried);
+    pub(super) fn release(&mut self, delivery: &DeliveryId, fence: Fence) -> Settled {
+        match self.end_lease(delivery, fence) {
+            Some(leased) => {
+                self.put_back(&leased);
+                Settled::Applied
             }
+            None => Settled::Stale,
+        }
+    }
+
+    /// Gives a claimed delivery back whose event was not read.
+    pub(super) fn unclaim(&mut self, fence: Fence) {
+        if let Some(leased) = self.remove_lease(fence) {
+            self.put_back(&leased);
+        }
+    }
+
+    /// Makes a delivery that was given back due at once, whatever the clock says.
+    fn put_back(&mut self, leased: &Leased) {
+        let lane = &mut self.lanes[leased.lane as usize];
+        if leased.tried.attempts == 0 {
+            lane.insert_fresh(leased.event);
+        } else {
+            lane.waiting.insert((Timestamp::MIN, leased.event), leased.tried);
         }
         if std::mem::take(&mut lane.is_dry) {
             self.announced.push(lane.id.clone());
         }
-        Settled::Applied
     }
 
     /// Sets a claimed delivery aside whose event cannot be read: claiming it again would not help. It
     /// stays owed in the log, so that its segment is kept, and is tried again after reopening.
     pub(super) fn set_unreadable(&mut self, endpoint: &EndpointId, fence: Fence) {
-        if let Some(leased) = self.end_lease(endpoint, 0, fence) {
+        if let Some(leased) = self.remove_lease(fence) {
             tracing::error!(
                 %endpoint, event = leased.event, segment = self.segments.of_event(leased.event),
                 "an event is damaged in the log and cannot be delivered"
@@ -480,8 +511,7 @@ impl State {
 
     pub(super) fn settle(&mut self, settlement: &Settlement) -> Settled {
         let delivery = &settlement.delivery;
-        let Some(leased) = self.end_lease(delivery.endpoint(), delivery.run(), settlement.fence)
-        else {
+        let Some(leased) = self.end_lease(delivery, settlement.fence) else {
             return Settled::Stale;
         };
         let attempt = settlement.attempt.as_ref().map(bounded);

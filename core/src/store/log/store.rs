@@ -167,7 +167,7 @@ impl LogStore {
         let has_room = || {
             let state = self.core.lock();
             state.check_usable()?;
-            Ok(state.tail.buffered <= BUFFER_BYTES_MAX)
+            Ok::<bool, Error>(state.tail.buffered <= BUFFER_BYTES_MAX)
         };
         while !has_room()? {
             // Registered before looking again, so that room made in between is not missed.
@@ -332,13 +332,16 @@ impl Look {
                 (State::Leased { until }, tried.attempts, attempts(tried.before, None)?)
             }
             Status::Final => {
-                if let Some(settle) = read::final_settle(&self.extents, event, self.target)? {
+                // Of what was settled when the event was copied forward, the copy has every attempt;
+                // the records may be gone.
+                let copied = self.moved.and_then(|moved| Some((moved.decision?, moved)));
+                let copied = copied.filter(|(d, _)| !matches!(d, Decision::RetryAt(_)));
+                if let Some((decision, moved)) = copied {
+                    (final_state(decision), moved.attempts_made, moved.attempts)
+                } else if let Some(settle) = read::final_settle(&self.extents, event, self.target)?
+                {
                     let attempts = attempts(settle.before, settle.attempt)?;
                     (final_state(settle.decision), settle.attempts, attempts)
-                } else if let Some(moved) = self.moved
-                    && let Some(decision) = moved.decision
-                {
-                    (final_state(decision), moved.attempts_made, moved.attempts)
                 } else {
                     let what = "the record that settled a delivery is damaged";
                     return Err(io::Error::new(io::ErrorKind::InvalidData, what));
@@ -452,7 +455,7 @@ impl Store for LogStore {
                 Err(error) => {
                     let mut state = self.core.lock();
                     for taken in taken {
-                        state.release(endpoint, 0, taken.fence);
+                        state.unclaim(taken.fence);
                     }
                     return Err(error);
                 }
@@ -460,11 +463,12 @@ impl Store for LogStore {
         }
         let mut leases = Vec::with_capacity(taken.len());
         for taken in taken {
-            let event = match taken.cached {
-                Some(cached) => Some(cached.event),
-                None => read.remove(&taken.event).flatten().map(|found| found.event),
-            };
-            let Some(event) = event else {
+            let event = if let Some(cached) = taken.cached {
+                cached.event
+            } else if let Some(found) = read.remove(&taken.event).flatten() {
+                self.core.lock().identify(taken.fence, found.event.id());
+                found.event
+            } else {
                 self.core.lock().set_unreadable(endpoint, taken.fence);
                 continue;
             };
@@ -485,9 +489,7 @@ impl Store for LogStore {
     ) -> Result<Vec<Settled>, Error> {
         let mut state = self.core.lock();
         state.check_usable()?;
-        let extended = leases.iter().map(|(delivery, fence)| {
-            state.extend(delivery.endpoint(), delivery.run(), *fence, until)
-        });
+        let extended = leases.iter().map(|(delivery, fence)| state.extend(delivery, *fence, until));
         Ok(extended.collect())
     }
 
@@ -513,10 +515,8 @@ impl Store for LogStore {
     async fn release(&self, leases: &[(DeliveryId, Fence)]) -> Result<Vec<Settled>, Error> {
         let mut state = self.core.lock();
         state.check_usable()?;
-        let released = leases
-            .iter()
-            .map(|(delivery, fence)| state.release(delivery.endpoint(), delivery.run(), *fence))
-            .collect();
+        let released =
+            leases.iter().map(|(delivery, fence)| state.release(delivery, *fence)).collect();
         let has_work = !state.announced.is_empty();
         drop(state);
         if has_work {
