@@ -60,6 +60,19 @@ impl EventId {
         Self(Repr::Uuid(uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()))
     }
 
+    /// The id of a UUID in its usual spelling.
+    pub(crate) fn from_uuid(uuid: Uuid) -> Self {
+        Self(Repr::Uuid(uuid))
+    }
+
+    /// The UUID that this id is in its usual spelling, if it is one.
+    pub(crate) fn as_uuid(&self) -> Option<&Uuid> {
+        match &self.0 {
+            Repr::Uuid(uuid) => Some(uuid),
+            Repr::Text(_) => None,
+        }
+    }
+
     /// The id as it travels. A UUID is written into `buffer`.
     pub fn encode<'a>(&'a self, buffer: &'a mut [u8; 36]) -> &'a str {
         match &self.0 {

@@ -13,6 +13,7 @@
 //!               └── settle(RetryAt), release, lease ran out
 //! ```
 
+pub mod log;
 mod memory;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use log::{LogStore, LogStoreBuilder};
 pub use memory::{
     EVENTS_MAX_DEFAULT, MEMORY_BYTES_MAX_DEFAULT, MemoryStore, MemoryStoreBuilder, WhenFull,
 };

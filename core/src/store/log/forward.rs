@@ -1,0 +1,234 @@
+//! Copying forward: what is still owed in the oldest segments is written again at the end of the
+//! log, so that a dead endpoint does not keep their files.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::format::{RECORD_HEADER, fingerprint, kind};
+use super::lane::Tried;
+use super::read;
+use super::record::{self, Before, EventHead, MovedDelivery, Place};
+use super::segment::Extent;
+use super::state::{State, Status};
+use super::store::{Found, Look, final_decision};
+use super::writer::Core;
+use crate::delivery::Decision;
+use crate::event::EventType;
+
+/// Events that are copied before publishers are served again.
+const CHUNK_EVENTS: usize = 64;
+
+/// What is owed in one segment, by event: the endpoint's number and where the delivery stands.
+pub(super) type Owed = BTreeMap<u64, Vec<(u32, Status)>>;
+
+/// The oldest segment, where copying it forward is worth it: what is past its retention holds more
+/// that is settled than that is owed, and at least half a segment of it.
+pub(super) fn choose(state: &State, keep: std::time::Duration) -> Option<u32> {
+    let past = state.segments.list().iter().take_while(|segment| {
+        segment.header.number < state.checkpoint.segment
+            && state.now.since(segment.last_time) >= keep
+    });
+    let (mut all, mut owed, mut first) = (0, 0, None);
+    for segment in past {
+        all += u64::from(segment.end);
+        owed += segment.load.owed_bytes();
+        first = first.or(Some(segment.header.number));
+    }
+    let settled = all.saturating_sub(owed);
+    first.filter(|_| settled >= owed.max(u64::from(state.tail.segment_bytes / 2)))
+}
+
+/// What is owed in a segment. Costs a look at everything that was tried, once for a segment.
+pub(super) fn owed_in(state: &State, segment: u32) -> Owed {
+    let segments = state.segments.list();
+    let base = state.segments.get(segment).map_or(0, |segment| segment.header.base);
+    let after = segments.iter().find(|later| later.header.number > segment);
+    let end = after.map_or(state.next_event, |later| later.header.base);
+    let is_here = |event: u64| {
+        let is_home = (base..end).contains(&event) || state.segments.is_moved(event);
+        is_home && state.segments.of_event(event) == Some(segment)
+    };
+    let runs = state.segments.moved.iter().filter(|(_, run)| run.place.segment == segment);
+    let ranges: Vec<(u64, u64)> =
+        runs.map(|(first, run)| (*first, run.last + 1)).chain([(base, end)]).collect();
+    let mut owed = Owed::new();
+    for (number, lane) in (0..).zip(&state.lanes) {
+        for (from, to) in &ranges {
+            let mut fresh = lane.fresh.iter();
+            fresh.advance_to(*from);
+            for event in fresh.take_while(|event| event < to).filter(|event| is_here(*event)) {
+                owed.entry(event).or_default().push((number, Status::Fresh));
+            }
+        }
+        for ((due, event), tried) in &lane.waiting {
+            if is_here(*event) {
+                let status = Status::Waiting(*due, *tried);
+                owed.entry(*event).or_default().push((number, status));
+            }
+        }
+    }
+    for lease in state.leases.values().filter(|lease| is_here(lease.event)) {
+        let status = Status::Leased(lease.until, lease.tried);
+        owed.entry(lease.event).or_default().push((lease.lane, status));
+    }
+    owed
+}
+
+/// An event that is ready to be copied.
+pub(super) struct Copy {
+    event: u64,
+    found: Found,
+    owed: Vec<(u32, Status)>,
+    deliveries: Vec<MovedDelivery>,
+}
+
+impl Copy {
+    pub(super) fn event(&self) -> u64 {
+        self.event
+    }
+}
+
+/// Takes the next events out of `owed` and reads what copying them needs. `None` for one that cannot
+/// be copied now, because it is under a lease or damaged.
+pub(super) fn read_chunk(core: &Core, owed: &mut Owed) -> io::Result<Vec<Option<Copy>>> {
+    let mut chunk = Vec::new();
+    while chunk.len() < CHUNK_EVENTS
+        && let Some(next) = owed.pop_first()
+    {
+        chunk.push(next);
+    }
+    let events: Vec<u64> = chunk.iter().map(|(event, _)| *event).collect();
+    let extents = core.lock().segments.extents_of(&events);
+    let mut found: BTreeMap<u64, read::ReadEvent> =
+        read::events(&extents)?.into_iter().filter_map(|(e, found)| Some((e, found?))).collect();
+    let mut copies = Vec::with_capacity(chunk.len());
+    for (event, owed) in chunk {
+        let is_leased = owed.iter().any(|(_, status)| matches!(status, Status::Leased(..)));
+        copies.push(match found.remove(&event) {
+            Some(read) if !is_leased => read_copy(core, event, read, owed)?,
+            _ => None,
+        });
+    }
+    Ok(copies)
+}
+
+fn read_copy(
+    core: &Core,
+    event: u64,
+    read: read::ReadEvent,
+    owed: Vec<(u32, Status)>,
+) -> io::Result<Option<Copy>> {
+    let found = Found::new(read, &core.lock());
+    let mut deliveries = Vec::with_capacity(found.targets.len());
+    for &target in &found.targets {
+        let status = owed.iter().find(|(lane, _)| *lane == target);
+        let status = status.map_or(Status::Final, |(_, status)| *status);
+        let extents: Vec<Extent> = match status {
+            Status::Final => {
+                let state = core.lock();
+                let segments = state.segments.list().iter();
+                segments.flat_map(|segment| segment.extents_settling(event)).collect()
+            }
+            _ => Vec::new(),
+        };
+        let moved = found.moved.iter().find(|moved| moved.target == target).cloned();
+        let look = Look { target, status, extents, moved };
+        let (seen, attempts_made, attempts) = match look.read(core, event, found.accepted_at) {
+            Ok(seen) => seen,
+            // A lost settlement keeps nobody from copying what is owed.
+            Err(error) if status == Status::Final && error.kind() == io::ErrorKind::InvalidData => {
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let decision = match status {
+            Status::Fresh => None,
+            Status::Waiting(due, _) => Some(Decision::RetryAt(due)),
+            Status::Leased(..) => return Ok(None),
+            Status::Final => final_decision(&seen),
+        };
+        deliveries.push(MovedDelivery { target, decision, attempts_made, attempts });
+    }
+    Ok(Some(Copy { event, found, owed, deliveries }))
+}
+
+impl State {
+    /// Copies an event forward, unless something happened to it since it was read. `from` is its
+    /// segment, `before` the event that was copied just before it. Returns whether it was copied.
+    pub(super) fn copy_forward(&mut self, from: u32, before: Option<u64>, copy: &Copy) -> bool {
+        let event = copy.event;
+        let is_unchanged = copy.owed.iter().all(|(lane, status)| {
+            let lane = &self.lanes[*lane as usize];
+            match status {
+                Status::Fresh => lane.fresh.contains(event),
+                Status::Waiting(due, tried) => lane.waiting.get(&(*due, event)) == Some(tried),
+                _ => false,
+            }
+        });
+        if !is_unchanged || self.segments.of_event(event) != Some(from) {
+            return false;
+        }
+        let envelope = &copy.found.event;
+        let attempts: usize = (copy.deliveries.iter())
+            .map(|d| {
+                32 + d.attempts.iter().map(|a| record::settle_size_max(Some(a))).sum::<usize>()
+            })
+            .sum();
+        let names: usize = copy.found.endpoints.iter().map(|id| id.as_str().len() + 32).sum();
+        let room = RECORD_HEADER as usize
+            + record::event_size_max(envelope, copy.found.targets.len())
+            + attempts
+            + names
+            + envelope.kind.as_str().len()
+            + 32;
+        if room > self.tail.batch_bytes_max() {
+            return false;
+        }
+        let place = self.append_copy(room, from, before, copy);
+        for (lane, status) in &copy.owed {
+            let (Status::Waiting(due, _), lane) = (status, &mut self.lanes[*lane as usize]) else {
+                continue;
+            };
+            if let Some(Tried { before: Some(before), .. }) = lane.waiting.get_mut(&(*due, event)) {
+                *before = Before { last: place, first: place };
+            }
+        }
+        true
+    }
+
+    fn append_copy(&mut self, room: usize, from: u32, before: Option<u64>, copy: &Copy) -> Place {
+        let (next, event) = (self.next_event, copy.event);
+        let envelope = &copy.found.event;
+        self.tail.make_room(room, next, self.now, &mut self.segments);
+        let name: &EventType = &envelope.kind;
+        let kind_place = self.tail.name_type(name, next, &mut self.segments);
+        for (target, endpoint) in copy.found.targets.iter().zip(&*copy.found.endpoints) {
+            self.tail.name_endpoint(*target, endpoint.as_str(), next, &mut self.segments);
+        }
+        let continues = before
+            .is_some_and(|before| self.segments.may_continue(before, event, from, self.tail.place));
+        let head = EventHead {
+            number: event,
+            accepted_at: copy.found.accepted_at,
+            targets: &copy.found.targets,
+            kind: kind_place,
+            more: false,
+            synced: None,
+        };
+        let place = self.tail.append(kind::MOVED, next, &mut self.segments, |out, base| {
+            record::put_moved(out, base, &copy.deliveries, continues);
+            record::put_event(out, base, &head, envelope);
+        });
+        for _ in &copy.owed {
+            self.owe_less(event);
+        }
+        self.segments.note_moved(place, event, continues);
+        let bytes = self.tail.place.offset - place.offset;
+        let owed = copy.owed.len() as u64;
+        self.add_load(place.segment, bytes, owed, owed);
+        let print = fingerprint(self.tail.store, envelope.id());
+        let segment = self.segments.get_mut(place.segment).expect("it was just appended to");
+        segment.note_copied(print, event);
+        place
+    }
+}

@@ -1,0 +1,611 @@
+//! What the store knows, under one lock that is held for map operations and encoding only, never
+//! across a read or write of the disk.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::cache::{Cache, Cached};
+use super::dedup::Dedup;
+use super::format::{RECORD_HEADER, fingerprint, kind};
+use super::lane::{Lane, Leased, Tried};
+use super::record::{self, Before, EventHead, Place, SettleBody};
+use super::segment::{Load, Segments};
+use super::tail::Tail;
+use crate::delivery::{ANSWER_BYTES_MAX, AttemptRecord, Decision, DeliveryId, MESSAGE_BYTES_MAX};
+use crate::endpoint::EndpointId;
+use crate::error::{Error, ErrorKind};
+use crate::event::EventId;
+use crate::store::{Accept, Accepted, Backlog, Fence, Next, Settled, Settlement};
+use crate::time::Timestamp;
+
+/// More than a record that defines a name takes beside the name.
+const NAME_FIXED_MAX: usize = RECORD_HEADER as usize + 8;
+
+/// What the store knows.
+pub(super) struct State {
+    pub(super) is_closed: bool,
+    /// Why nothing can be written any more.
+    pub(super) failed: Option<Arc<str>>,
+    pub(super) segments: Segments,
+    pub(super) tail: Tail,
+    /// By endpoint number.
+    pub(super) lanes: Vec<Lane>,
+    pub(super) lane_of: HashMap<EndpointId, u32>,
+    pub(super) leases: HashMap<Fence, Leased>,
+    pub(super) fence_last: u64,
+    /// Owed, but damaged in the log.
+    pub(super) unreadable: Vec<Leased>,
+    pub(super) dedup: Dedup,
+    pub(super) cache: Cache,
+    /// The number of the next event.
+    pub(super) next_event: u64,
+    /// Events below it are as durable as promised, and may be seen and claimed.
+    pub(super) visible: u64,
+    /// Encoded events that are not visible yet.
+    pub(super) pending: Vec<Pending>,
+    pub(super) pending_bytes: u64,
+    pub(super) waiters: Vec<oneshot::Sender<()>>,
+    /// Who waits until what is buffered can be read back.
+    pub(super) readers: Vec<oneshot::Sender<()>>,
+    pub(super) announced: Vec<EndpointId>,
+    /// The newest time that was passed in.
+    pub(super) now: Timestamp,
+    /// Set while a checkpoint waits for what is pending: nothing new is accepted.
+    pub(super) is_paused: bool,
+    /// When the oldest byte was buffered; `None`: nothing is.
+    pub(super) buffered_since: Option<Instant>,
+    /// When the oldest byte was written that is not synced.
+    pub(super) unsynced_since: Option<Instant>,
+    /// Where the newest checkpoint ends.
+    pub(super) checkpoint: Place,
+    pub(super) checkpoint_bytes: u64,
+    pub(super) must_close: bool,
+}
+
+/// An event that waits to become durable.
+pub(super) struct Pending {
+    number: u64,
+    segment: u32,
+    bytes: u32,
+    targets: Vec<u32>,
+}
+
+/// What a publish may not exceed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) events: u64,
+    pub(super) bytes: u64,
+    pub(super) buffer: usize,
+    pub(super) dedup_window: std::time::Duration,
+}
+
+/// What became of a try to accept.
+pub(super) enum Try {
+    /// Encoded; accepted once the receiver fires.
+    Wait(Vec<Accepted>, oneshot::Receiver<()>),
+    /// Nothing to be written.
+    Done(Vec<Accepted>),
+    /// These events must be read back first, to compare their ids.
+    Read(Vec<u64>),
+    /// Try again when there is room.
+    Busy,
+}
+
+/// A delivery that was claimed.
+pub(super) struct Taken {
+    pub(super) fence: Fence,
+    pub(super) event: u64,
+    pub(super) attempts: u32,
+    pub(super) cached: Option<Cached>,
+}
+
+/// Where a delivery stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    Fresh,
+    Waiting(Timestamp, Tried),
+    Leased(Timestamp, Tried),
+    /// Settled for good, or never known.
+    Final,
+}
+
+impl State {
+    /// An empty store.
+    pub(super) fn new(store: u64, segment_bytes: u32, cache_bytes: usize) -> Self {
+        let nowhere = Place { segment: 0, offset: 0 };
+        Self {
+            is_closed: false,
+            failed: None,
+            segments: Segments::default(),
+            tail: Tail::new(store, segment_bytes),
+            lanes: Vec::new(),
+            lane_of: HashMap::new(),
+            leases: HashMap::new(),
+            // Leases of an earlier opening must never fit: its fences are elsewhere.
+            fence_last: fastrand::u64(..) >> 2,
+            unreadable: Vec::new(),
+            dedup: Dedup::default(),
+            cache: Cache::new(cache_bytes),
+            next_event: 0,
+            visible: 0,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            waiters: Vec::new(),
+            readers: Vec::new(),
+            announced: Vec::new(),
+            now: Timestamp::MIN,
+            is_paused: false,
+            buffered_since: None,
+            unsynced_since: None,
+            checkpoint: nowhere,
+            checkpoint_bytes: 0,
+            must_close: false,
+        }
+    }
+
+    /// # Errors
+    /// `Closed`, or `Store` after a failed write.
+    pub(super) fn check_usable(&self) -> Result<(), Error> {
+        if self.is_closed || self.must_close {
+            return Err(Error::new(ErrorKind::Closed, "use a closed store"));
+        }
+        match &self.failed {
+            None => Ok(()),
+            Some(why) => {
+                let what = format!("use the store: a write failed earlier, reopen it ({why})");
+                Err(Error::new(ErrorKind::Store, what))
+            }
+        }
+    }
+
+    pub(super) fn lane_number(&mut self, id: &EndpointId) -> u32 {
+        if let Some(number) = self.lane_of.get(id) {
+            return *number;
+        }
+        let number = self.lanes.len() as u32;
+        self.lanes.push(Lane::new(id.clone()));
+        self.lane_of.insert(id.clone(), number);
+        number
+    }
+
+    /// Accepts a batch if that can be done now. `prints` are the fingerprints of its ids, `known`
+    /// the events that were read back for it (`None`: gone).
+    pub(super) fn accept(
+        &mut self,
+        batch: &[Accept],
+        prints: &[u64],
+        now: Timestamp,
+        known: &HashMap<u64, Option<Cached>>,
+        limits: Limits,
+    ) -> Result<Try, Error> {
+        self.check_usable()?;
+        if self.is_paused || self.tail.buffered > limits.buffer {
+            return Ok(Try::Busy);
+        }
+        self.now = self.now.max(now);
+        let mut accepted = Vec::with_capacity(batch.len());
+        let mut is_new = Vec::with_capacity(batch.len());
+        let mut must_wait = false;
+        let mut unread = Vec::new();
+        // Ids of this batch: only one with several events can hold one twice.
+        let mut inside: HashMap<&EventId, usize> = HashMap::new();
+        for (at, (accept, print)) in batch.iter().zip(prints).enumerate() {
+            let mut first = None;
+            for number in self.dedup.find(*print) {
+                let found = if let Some(cached) = self.cache.get(number) {
+                    Some(cached)
+                } else if let Some(found) = known.get(&number) {
+                    found.as_ref()
+                } else {
+                    unread.push(number);
+                    None
+                };
+                if let Some(found) = found
+                    && found.event.id() == accept.event.id()
+                    && now.since(found.accepted_at) <= limits.dedup_window
+                {
+                    must_wait |= number >= self.visible;
+                    first = Some(Arc::clone(&found.endpoints));
+                    break;
+                }
+            }
+            if first.is_none()
+                && batch.len() > 1
+                && let Some(earlier) = inside.insert(accept.event.id(), at)
+            {
+                inside.insert(accept.event.id(), earlier);
+                first = Some(Arc::clone(&batch[earlier].endpoints));
+            }
+            is_new.push(first.is_none());
+            accepted.push(match first {
+                Some(endpoints) => Accepted { endpoints, duplicate: true },
+                None => Accepted { endpoints: Arc::clone(&accept.endpoints), duplicate: false },
+            });
+        }
+        if !unread.is_empty() {
+            return Ok(Try::Read(unread));
+        }
+        let new = || batch.iter().zip(prints).zip(&is_new).filter(|(_, is_new)| **is_new);
+        if new().next().is_none() && !must_wait {
+            return Ok(Try::Done(accepted));
+        }
+        self.check_limits(new().map(|((accept, _), _)| accept), limits)?;
+        let last = new().count();
+        for (at, ((accept, print), _)) in new().enumerate() {
+            self.encode(accept, *print, now, at + 1 < last);
+        }
+        let (done, receiver) = oneshot::channel();
+        self.waiters.push(done);
+        Ok(Try::Wait(accepted, receiver))
+    }
+
+    fn check_limits<'a>(
+        &mut self,
+        new: impl Iterator<Item = &'a Accept>,
+        limits: Limits,
+    ) -> Result<(), Error> {
+        let (mut events, mut bytes, mut room, mut room_max) = (0_u64, 0_u64, 0, 0);
+        for accept in new {
+            let size = RECORD_HEADER as usize
+                + record::event_size_max(&accept.event, accept.endpoints.len());
+            let name = NAME_FIXED_MAX + accept.event.kind.as_str().len();
+            room += size;
+            room_max += size + name;
+            if !self.tail.types.contains_key(&accept.event.kind) {
+                room += name;
+            }
+            for endpoint in &*accept.endpoints {
+                let name = NAME_FIXED_MAX + endpoint.as_str().len();
+                room_max += name;
+                let number = self.lane_number(endpoint);
+                if !self.tail.endpoints.contains(number) {
+                    room += name;
+                }
+            }
+            if !accept.endpoints.is_empty() {
+                events += 1;
+                bytes += size as u64;
+            }
+        }
+        if room_max > self.tail.batch_bytes_max() {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "accept a batch: it takes up to {room_max} bytes in one segment, which has room for {} \
+                     (bus.log.segment_bytes)",
+                    self.tail.batch_bytes_max()
+                ),
+            ));
+        }
+        if events > limits.events || bytes > limits.bytes {
+            let what = format!(
+                "accept a batch: {events} events of {bytes} bytes never fit into the backlog limits \
+                 (bus.log.backlog_events_max = {}, bus.log.backlog_bytes_max = {})",
+                limits.events, limits.bytes
+            );
+            return Err(Error::new(ErrorKind::TooLarge, what));
+        }
+        let owed_events = self.segments.owed_events + self.pending.len() as u64;
+        let owed_bytes = self.segments.owed_bytes + self.pending_bytes;
+        if owed_events + events > limits.events || owed_bytes + bytes > limits.bytes {
+            let what = format!(
+                "accept an event: {owed_events} events of {owed_bytes} bytes are still owed (limits \
+                 bus.log.backlog_events_max = {}, bus.log.backlog_bytes_max = {})",
+                limits.events, limits.bytes
+            );
+            return Err(Error::new(ErrorKind::Full, what));
+        }
+        self.tail.make_room(room, self.next_event, self.now, &mut self.segments);
+        Ok(())
+    }
+
+    fn encode(&mut self, accept: &Accept, print: u64, now: Timestamp, more: bool) {
+        let number = self.next_event;
+        let targets: Vec<u32> =
+            accept.endpoints.iter().map(|endpoint| self.lane_number(endpoint)).collect();
+        let synced = self.tail.proof();
+        let kind = self.tail.name_type(&accept.event.kind, number, &mut self.segments);
+        for (target, endpoint) in targets.iter().zip(&*accept.endpoints) {
+            self.tail.name_endpoint(*target, endpoint.as_str(), number, &mut self.segments);
+        }
+        let head = EventHead { number, accepted_at: now, targets: &targets, kind, more, synced };
+        let event = &accept.event;
+        let place = self.tail.append(kind::EVENT, number, &mut self.segments, |out, base| {
+            record::put_event(out, base, &head, event);
+        });
+        self.next_event += 1;
+        let segment = self.segments.get_mut(place.segment).expect("it was just appended to");
+        segment.prints.push(print);
+        segment.last_time = segment.last_time.max(now);
+        let bytes = segment.end - place.offset;
+        self.pending_bytes += u64::from(bytes);
+        self.pending.push(Pending { number, segment: place.segment, bytes, targets });
+        self.dedup.insert(print, number);
+        let cached = Cached {
+            event: Arc::clone(event),
+            endpoints: Arc::clone(&accept.endpoints),
+            accepted_at: now,
+        };
+        self.cache.push(number, cached, self.visible);
+    }
+
+    /// What was pending is durable now: it may be seen. Returns whether somebody is to be woken.
+    pub(super) fn make_visible(&mut self, pending: Vec<Pending>) -> bool {
+        for event in pending {
+            self.pending_bytes -= u64::from(event.bytes);
+            self.visible = event.number + 1;
+            let deliveries = event.targets.len() as u64;
+            if deliveries > 0 {
+                self.segments.change_load(event.segment, |load| {
+                    load.events += 1;
+                    load.bytes += u64::from(event.bytes);
+                    load.deliveries += deliveries;
+                    load.owed += deliveries;
+                });
+            }
+            for target in event.targets {
+                let lane = &mut self.lanes[target as usize];
+                lane.insert_fresh(event.number);
+                if std::mem::take(&mut lane.is_dry) {
+                    self.announced.push(lane.id.clone());
+                }
+            }
+        }
+        !self.announced.is_empty()
+    }
+
+    /// Makes deliveries due again whose leases ran out before `now`.
+    fn expire_leases(&mut self, lane: u32, now: Timestamp) {
+        let lane = &mut self.lanes[lane as usize];
+        while let Some(&(until, fence)) = lane.leased.first()
+            && until <= now
+        {
+            lane.leased.pop_first();
+            let leased = self.leases.remove(&fence).expect("every lease of a lane is in the map");
+            lane.waiting.insert((until, leased.event), leased.tried);
+        }
+    }
+
+    pub(super) fn claim(
+        &mut self,
+        endpoint: &EndpointId,
+        max: usize,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<(Vec<Taken>, Next), Error> {
+        self.check_usable()?;
+        self.now = self.now.max(now);
+        let Some(&number) = self.lane_of.get(endpoint) else {
+            return Ok((Vec::new(), Next::Announced));
+        };
+        self.expire_leases(number, now);
+        let lane = &mut self.lanes[number as usize];
+        let mut taken = Vec::new();
+        let fresh: Vec<u64> = lane.fresh.iter().take(max).collect();
+        let mut fresh = fresh.into_iter().peekable();
+        while taken.len() < max {
+            let waiting = lane.waiting.first_key_value().filter(|((due, _), _)| *due <= now);
+            let is_waiting_first = match (waiting, fresh.peek()) {
+                (None, None) => break,
+                (None, Some(_)) => false,
+                (Some(_), None) => true,
+                (Some(((due, _), _)), Some(event)) => {
+                    let since = match self.cache.get(*event) {
+                        Some(cached) => cached.accepted_at,
+                        None => self.segments.time_of(*event),
+                    };
+                    *due <= since
+                }
+            };
+            let (event, due, tried) = if is_waiting_first {
+                let ((due, event), tried) = lane.waiting.pop_first().expect("looked at above");
+                (event, Some(due), tried)
+            } else {
+                let event = fresh.next().expect("looked at above");
+                lane.remove_fresh(event);
+                (event, None, Tried::default())
+            };
+            self.fence_last += 1;
+            let fence = Fence(self.fence_last);
+            let cached = self.cache.get(event).cloned();
+            let print =
+                cached.as_ref().map(|cached| fingerprint(self.tail.store, cached.event.id()));
+            self.leases.insert(fence, Leased { lane: number, event, until, due, tried, print });
+            lane.leased.insert((until, fence));
+            taken.push(Taken { fence, event, attempts: tried.attempts, cached });
+        }
+        let next_due = lane.waiting.first_key_value().map(|((due, _), _)| *due);
+        let next = if lane.fresh_count > 0 || next_due.is_some_and(|due| due <= now) {
+            Next::Now
+        } else {
+            lane.is_dry = true;
+            let leased = lane.leased.first().map(|(until, _)| *until);
+            next_due.into_iter().chain(leased).min().map_or(Next::Announced, Next::At)
+        };
+        Ok((taken, next))
+    }
+
+    /// Notes which event a lease is for, once it was read.
+    pub(super) fn identify(&mut self, fence: Fence, id: &EventId) {
+        let print = fingerprint(self.tail.store, id);
+        if let Some(leased) = self.leases.get_mut(&fence) {
+            leased.print = Some(print);
+        }
+    }
+
+    /// Ends a lease. `None` where it is not the newest, or of another delivery.
+    fn end_lease(&mut self, delivery: &DeliveryId, fence: Fence) -> Option<Leased> {
+        let leased = *self.leases.get(&fence)?;
+        // A caller that mixes up its leases must not settle somebody else's delivery.
+        if self.lanes[leased.lane as usize].id != *delivery.endpoint()
+            || delivery.run() != 0
+            || leased.print != Some(fingerprint(self.tail.store, delivery.event()))
+        {
+            return None;
+        }
+        self.remove_lease(fence)
+    }
+
+    fn remove_lease(&mut self, fence: Fence) -> Option<Leased> {
+        let leased = self.leases.remove(&fence)?;
+        self.lanes[leased.lane as usize].leased.remove(&(leased.until, fence));
+        Some(leased)
+    }
+
+    pub(super) fn extend(
+        &mut self,
+        delivery: &DeliveryId,
+        fence: Fence,
+        until: Timestamp,
+    ) -> Settled {
+        let Some(leased) = self.end_lease(delivery, fence) else { return Settled::Stale };
+        self.leases.insert(fence, Leased { until, ..leased });
+        self.lanes[leased.lane as usize].leased.insert((until, fence));
+        Settled::Applied
+    }
+
+    pub(super) fn release(&mut self, delivery: &DeliveryId, fence: Fence) -> Settled {
+        match self.end_lease(delivery, fence) {
+            Some(leased) => {
+                self.put_back(&leased);
+                Settled::Applied
+            }
+            None => Settled::Stale,
+        }
+    }
+
+    /// Gives a claimed delivery back whose event was not read.
+    pub(super) fn unclaim(&mut self, fence: Fence) {
+        if let Some(leased) = self.remove_lease(fence) {
+            self.put_back(&leased);
+        }
+    }
+
+    /// Makes a delivery that was given back due at once, whatever the clock says.
+    fn put_back(&mut self, leased: &Leased) {
+        let lane = &mut self.lanes[leased.lane as usize];
+        if leased.tried.attempts == 0 {
+            lane.insert_fresh(leased.event);
+        } else {
+            lane.waiting.insert((Timestamp::MIN, leased.event), leased.tried);
+        }
+        if std::mem::take(&mut lane.is_dry) {
+            self.announced.push(lane.id.clone());
+        }
+    }
+
+    /// Sets a claimed delivery aside whose event cannot be read: claiming it again would not help. It
+    /// stays owed in the log, so that its segment is kept, and is tried again after reopening.
+    pub(super) fn set_unreadable(&mut self, endpoint: &EndpointId, fence: Fence) {
+        if let Some(leased) = self.remove_lease(fence) {
+            tracing::error!(
+                %endpoint, event = leased.event, segment = self.segments.of_event(leased.event),
+                "an event is damaged in the log and cannot be delivered"
+            );
+            self.unreadable.push(leased);
+        }
+    }
+
+    pub(super) fn settle(&mut self, settlement: &Settlement) -> Settled {
+        let delivery = &settlement.delivery;
+        let Some(leased) = self.end_lease(delivery, settlement.fence) else {
+            return Settled::Stale;
+        };
+        let attempt = settlement.attempt.as_ref().map(bounded);
+        let room = record::settle_size_max(attempt.as_ref());
+        let name = NAME_FIXED_MAX + delivery.endpoint().as_str().len();
+        let room = RECORD_HEADER as usize + room + name;
+        self.tail.make_room(room, self.next_event, self.now, &mut self.segments);
+        let next = self.next_event;
+        let id = delivery.endpoint().as_str();
+        let synced = self.tail.proof();
+        self.tail.name_endpoint(leased.lane, id, next, &mut self.segments);
+        let mut tried = leased.tried;
+        tried.attempts += u32::from(settlement.attempt.is_some());
+        let body = SettleBody {
+            event: leased.event,
+            target: leased.lane,
+            attempts: tried.attempts,
+            decision: settlement.decision,
+            attempt,
+            before: tried.before,
+            synced,
+        };
+        let place = self.tail.append(kind::SETTLE, next, &mut self.segments, |out, base| {
+            record::put_settle(out, base, &body);
+        });
+        let lane = &mut self.lanes[leased.lane as usize];
+        if let Decision::RetryAt(due) = settlement.decision {
+            if settlement.attempt.is_some() {
+                let first = tried.before.map_or(place, |before| before.first);
+                tried.before = Some(Before { last: place, first });
+            }
+            lane.waiting.insert((due, leased.event), tried);
+        } else {
+            let segment = self.segments.get_mut(place.segment).expect("it was just appended to");
+            note_settled(segment, leased.event);
+            self.owe_less(leased.event);
+        }
+        Settled::Applied
+    }
+
+    /// One delivery of `event` is owed no more.
+    pub(super) fn owe_less(&mut self, event: u64) {
+        if let Some(segment) = self.segments.of_event(event) {
+            self.segments.change_load(segment, |load| load.owed = load.owed.saturating_sub(1));
+        }
+    }
+
+    pub(super) fn backlog(&self, now: Timestamp) -> Vec<Backlog> {
+        let lanes = self.lanes.iter().filter(|lane| lane.owes()).map(|lane| {
+            let due = lane.waiting.keys().take_while(|(due, _)| *due <= now).count() as u64;
+            Backlog {
+                endpoint: lane.id.clone(),
+                ready: lane.fresh_count + due,
+                delayed: lane.waiting.len() as u64 - due,
+                leased: lane.leased.len() as u64,
+            }
+        });
+        lanes.collect()
+    }
+
+    pub(super) fn status(&self, lane: u32, event: u64) -> Status {
+        let Some(number) = self.lanes.get(lane as usize) else { return Status::Final };
+        if number.fresh.contains(event) {
+            return Status::Fresh;
+        }
+        let leases = number.leased.iter().filter_map(|(_, fence)| self.leases.get(fence));
+        if let Some(leased) = leases.into_iter().find(|leased| leased.event == event) {
+            return Status::Leased(leased.until, leased.tried);
+        }
+        number.waiting_of(event).map_or(Status::Final, |(due, tried)| Status::Waiting(due, tried))
+    }
+
+    /// Changes how much of the segment that holds `event` is owed.
+    pub(super) fn add_load(&mut self, segment: u32, bytes: u32, deliveries: u64, owed: u64) {
+        self.segments.change_load(segment, |load: &mut Load| {
+            load.events += 1;
+            load.bytes += u64::from(bytes);
+            load.deliveries += deliveries;
+            load.owed += owed;
+        });
+    }
+}
+
+/// An attempt whose texts are not longer than its type says, so that its record fits a segment.
+fn bounded(attempt: &AttemptRecord) -> AttemptRecord {
+    let mut attempt = attempt.clone();
+    attempt.message.truncate(attempt.message.floor_char_boundary(MESSAGE_BYTES_MAX));
+    attempt.answer.truncate(attempt.answer.floor_char_boundary(ANSWER_BYTES_MAX));
+    attempt
+}
+
+/// Notes in the index that the newest block holds a final settlement of `event`.
+pub(super) fn note_settled(segment: &mut super::segment::Segment, event: u64) {
+    if let Some(block) = segment.blocks.last_mut() {
+        block.settled = (block.settled.0.min(event), block.settled.1.max(event));
+    }
+}

@@ -1,0 +1,619 @@
+//! The [`Store`] over the log.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use async_trait::async_trait;
+
+use super::cache::Cached;
+use super::files::{Files, folder_path};
+use super::read::{self, ReadEvent};
+use super::record::{MovedDelivery, Place};
+use super::recovery::{self, Recovery};
+use super::segment::{Extent, Segment};
+use super::state::{Limits, State as Known, Status, Try};
+use super::writer::{Core, Writer};
+use super::{LogStoreBuilder, Options, Sync, index};
+use crate::delivery::{Decision, DeliveryId, State};
+use crate::endpoint::EndpointId;
+use crate::error::{Error, ErrorKind};
+use crate::event::{Envelope, EventId};
+use crate::store::{
+    Accept, Accepted, Backlog, Capabilities, Claim, DeliveryRecord, Durability, EventRecord, Fence,
+    Lease, Settled, Settlement, Store, WhenFull,
+};
+use crate::time::Timestamp;
+
+/// Encoded bytes that may wait for the disk; beyond it callers wait.
+const BUFFER_BYTES_MAX: usize = 32 << 20;
+
+/// Events, deliveries and leases in a log on the local disk.
+///
+/// One process at a time opens a folder; a lock keeps others out. An event is acknowledged, seen and
+/// delivered only once it is as durable as [`Sync`] says; settlements are written within 50 ms and
+/// synced within a second or with the next event, so that a crash may repeat an attempt but loses no
+/// event. Leases end with the process.
+///
+/// After one failed write or sync everything is refused until the store is opened again: what the
+/// disk then holds is known by reading it, not by hoping.
+///
+/// Dropping the store closes it, waiting for the disk; [`close`](Store::close) does so without
+/// blocking the thread.
+pub struct LogStore {
+    core: Arc<Core>,
+    recovery: Recovery,
+    store: u64,
+    /// `None` once closed.
+    thread: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    /// Who writes where there is no thread.
+    manual: Option<std::sync::Mutex<Writer>>,
+}
+
+impl fmt::Debug for LogStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogStore").field("folder", &self.folder()).finish_non_exhaustive()
+    }
+}
+
+impl LogStore {
+    /// A builder for the log in `folder`, with the default limits.
+    pub fn builder(folder: impl Into<PathBuf>) -> LogStoreBuilder {
+        LogStoreBuilder::new(folder.into())
+    }
+
+    /// What opening found: whether a torn end was cut, and what is damaged.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// Batches that were written and synced since it was opened: publishes divided by it is how
+    /// many share a sync.
+    pub fn syncs(&self) -> u64 {
+        self.core.syncs.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> PathBuf {
+        folder_path(&*self.core.files)
+    }
+
+    /// Writes and syncs what was accepted and settled so far, in a store built
+    /// [`manual`](LogStoreBuilder::manual).
+    #[cfg(feature = "test-util")]
+    pub fn step(&self, sync: bool) {
+        if let Some(writer) = &self.manual {
+            writer.lock().expect("no code panics while it holds this lock").cycle(sync);
+        }
+    }
+
+    pub(super) fn open(files: &Arc<dyn Files>, options: Options) -> Result<Self, Error> {
+        let failed = |error: io::Error| {
+            let folder = folder_path(&**files);
+            let what = format!("open the log in {}", folder.display());
+            Error::new(ErrorKind::Store, what).because(error)
+        };
+        let lock = files.lock().map_err(failed)?;
+        let (state, recovery) =
+            recovery::open(&**files, options.segment_bytes, options.cache_bytes)?;
+        if let Some(cut) = &recovery.cut {
+            let (file, offset, bytes) = (cut.file.display(), cut.offset, cut.bytes);
+            tracing::warn!(%file, offset, bytes, "{}", cut.what);
+        }
+        for damage in &recovery.damaged {
+            let (file, offset, bytes) = (damage.file.display(), damage.offset, damage.bytes);
+            tracing::error!(%file, offset, bytes, "the log is damaged: {}", damage.what);
+        }
+        let store = state.tail.store;
+        let core = Arc::new(Core::new(Arc::clone(files), options, state));
+        let writer = Writer::new(&core, lock).map_err(failed)?;
+        let (thread, manual) = if options.manual {
+            (None, Some(std::sync::Mutex::new(writer)))
+        } else {
+            let thread = std::thread::Builder::new().name("postrider-log".to_owned());
+            (Some(thread.spawn(|| writer.run()).map_err(failed)?), None)
+        };
+        Ok(Self { core, recovery, store, thread: tokio::sync::Mutex::new(thread), manual })
+    }
+
+    fn limits(&self) -> Limits {
+        let options = &self.core.options;
+        Limits {
+            events: options.backlog_events_max,
+            bytes: options.backlog_bytes_max,
+            buffer: BUFFER_BYTES_MAX,
+            dedup_window: options.dedup_window,
+        }
+    }
+
+    /// Runs `use_disk` where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        use_disk: impl FnOnce(&Core) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let core = Arc::clone(&self.core);
+        let failed = |error: Box<dyn std::error::Error + Send + std::marker::Sync>| {
+            Error::new(ErrorKind::Store, what).because(error)
+        };
+        match tokio::task::spawn_blocking(move || use_disk(&core)).await {
+            Ok(done) => done.map_err(|error| failed(error.into())),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    /// Reads events back. `None`: damaged or gone.
+    async fn read(&self, mut events: Vec<u64>) -> Result<HashMap<u64, Option<Found>>, Error> {
+        events.sort_unstable();
+        events.dedup();
+        let extents = self.core.lock().segments.extents_of(&events);
+        let read = self.blocking("read events", move |_| read::events(&extents)).await?;
+        let state = self.core.lock();
+        let mut found: HashMap<u64, Option<Found>> =
+            events.into_iter().map(|event| (event, None)).collect();
+        for (number, event) in read {
+            found.insert(number, event.map(|event| Found::new(event, &state)));
+        }
+        Ok(found)
+    }
+
+    /// Waits until there is room in the buffer, so that a slow disk slows its users.
+    async fn wait_for_buffer(&self) -> Result<(), Error> {
+        let has_room = || {
+            let state = self.core.lock();
+            state.check_usable()?;
+            Ok::<bool, Error>(state.tail.buffered <= BUFFER_BYTES_MAX)
+        };
+        while !has_room()? {
+            // Registered before looking again, so that room made in between is not missed.
+            let mut space = pin!(self.core.space.notified());
+            space.as_mut().enable();
+            if !has_room()? {
+                space.await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when everything encoded so far can be read from the disk.
+    async fn written(&self) -> Result<(), Error> {
+        let receiver = {
+            let mut state = self.core.lock();
+            // After a close nobody would answer.
+            state.check_usable()?;
+            let (done, receiver) = tokio::sync::oneshot::channel();
+            state.readers.push(done);
+            receiver
+        };
+        self.core.wake.notify_one();
+        #[cfg(feature = "test-util")]
+        self.step(false);
+        match receiver.await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.failure("read what was written")),
+        }
+    }
+
+    fn failure(&self, what: &str) -> Error {
+        let state = self.core.lock();
+        match (&state.failed, state.check_usable()) {
+            (Some(why), _) => {
+                Error::new(ErrorKind::Store, format!("{what}: the log could not be written: {why}"))
+            }
+            (None, Err(error)) => error,
+            (None, Ok(())) => Error::new(ErrorKind::Store, format!("{what}: its writer is gone")),
+        }
+    }
+
+    /// Finds an event by id.
+    async fn find(&self, id: &EventId) -> Result<Option<(u64, Found)>, Error> {
+        let print = super::format::fingerprint(self.store, id);
+        let (candidates, older) = {
+            let state = self.core.lock();
+            state.check_usable()?;
+            let visible = state.visible;
+            let mut candidates: Vec<u64> =
+                state.dedup.find(print).filter(|event| *event < visible).collect();
+            for event in &candidates {
+                if let Some(cached) = state.cache.get(*event)
+                    && cached.event.id() == id
+                    && !state.segments.is_moved(*event)
+                {
+                    return Ok(Some((*event, Found::cached(cached, &state))));
+                }
+            }
+            // What is remembered no more, or was copied forward, is in the indexes.
+            let reaches_to = state.dedup.reaches_to();
+            let mut older = Vec::new();
+            for segment in state.segments.list().iter().rev() {
+                if !segment.is_indexed {
+                    let found = index::find_in(segment, print);
+                    candidates.extend(found.filter(|event| *event < visible));
+                } else if segment.header.base < reaches_to || segment.has_copied {
+                    older.push((segment.header, segment.file.clone()));
+                }
+            }
+            (candidates, older)
+        };
+        let is_it = |found: Found| (found.event.id() == id).then_some(found);
+        for (event, found) in self.read(candidates).await? {
+            if let Some(found) = found.and_then(is_it) {
+                return Ok(Some((event, found)));
+            }
+        }
+        if older.is_empty() {
+            return Ok(None);
+        }
+        let older = self.blocking("look into the indexes", move |core| {
+            let mut found = Vec::new();
+            for (header, file) in older {
+                let mut segment = Segment::new(header, file);
+                found.extend(index::find(&*core.files, &mut segment, print)?);
+            }
+            Ok(found)
+        });
+        for (event, found) in self.read(older.await?).await? {
+            if let Some(found) = found.and_then(is_it) {
+                return Ok(Some((event, found)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// An event that was looked up.
+pub(super) struct Found {
+    pub(super) event: Arc<Envelope>,
+    pub(super) endpoints: Arc<[EndpointId]>,
+    pub(super) targets: Vec<u32>,
+    pub(super) accepted_at: Timestamp,
+    pub(super) moved: Vec<MovedDelivery>,
+}
+
+impl Found {
+    pub(super) fn new(read: ReadEvent, state: &Known) -> Self {
+        let known = |target: &u32| state.lanes.get(*target as usize).map(|lane| (*target, lane));
+        let (targets, endpoints): (Vec<u32>, Vec<EndpointId>) = (read.body.targets.iter())
+            .filter_map(known)
+            .map(|(target, lane)| (target, lane.id.clone()))
+            .unzip();
+        Self {
+            event: read.body.event,
+            endpoints: endpoints.into(),
+            targets,
+            accepted_at: read.body.accepted_at,
+            moved: read.moved,
+        }
+    }
+
+    fn cached(cached: &Cached, state: &Known) -> Self {
+        Self {
+            event: Arc::clone(&cached.event),
+            endpoints: Arc::clone(&cached.endpoints),
+            targets: cached.endpoints.iter().map(|id| state.lane_of[id]).collect(),
+            accepted_at: cached.accepted_at,
+            moved: Vec::new(),
+        }
+    }
+
+    fn into_cached(self) -> Cached {
+        let Self { event, endpoints, accepted_at, .. } = self;
+        Cached { event, endpoints, accepted_at }
+    }
+}
+
+/// What is needed to tell of one delivery.
+pub(super) struct Look {
+    pub(super) target: u32,
+    pub(super) status: Status,
+    /// Where its settlement may be.
+    pub(super) extents: Vec<Extent>,
+    /// What was known when the event was copied forward.
+    pub(super) moved: Option<MovedDelivery>,
+}
+
+impl Look {
+    pub(super) fn read(self, core: &Core, event: u64, accepted_at: Timestamp) -> io::Result<Seen> {
+        let extent_at = |place: Place| {
+            core.lock().segments.get(place.segment).and_then(|s| s.extent_at(place.offset))
+        };
+        let attempts = |before, newest| read::attempts(before, newest, self.target, extent_at);
+        Ok(match self.status {
+            Status::Fresh => (State::Waiting { due: accepted_at }, 0, Vec::new()),
+            Status::Waiting(due, tried) => {
+                (State::Waiting { due }, tried.attempts, attempts(tried.before, None)?)
+            }
+            Status::Leased(until, tried) => {
+                (State::Leased { until }, tried.attempts, attempts(tried.before, None)?)
+            }
+            Status::Final => {
+                // Of what was settled when the event was copied forward, the copy has every attempt;
+                // the records may be gone.
+                let copied = self.moved.and_then(|moved| Some((moved.decision?, moved)));
+                let copied = copied.filter(|(d, _)| !matches!(d, Decision::RetryAt(_)));
+                if let Some((decision, moved)) = copied {
+                    (final_state(decision), moved.attempts_made, moved.attempts)
+                } else if let Some(settle) = read::final_settle(&self.extents, event, self.target)?
+                {
+                    let attempts = attempts(settle.before, settle.attempt)?;
+                    (final_state(settle.decision), settle.attempts, attempts)
+                } else {
+                    let what = "the record that settled a delivery is damaged";
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+                }
+            }
+        })
+    }
+}
+
+/// State, attempts made, attempts kept.
+pub(super) type Seen = (State, u32, Vec<crate::delivery::AttemptRecord>);
+
+fn final_state(decision: Decision) -> State {
+    match decision {
+        Decision::Delivered => State::Delivered,
+        Decision::Dead(reason) => State::Dead { reason },
+        Decision::Expired => State::Expired,
+        Decision::RetryAt(due) => State::Waiting { due },
+    }
+}
+
+/// The decision that led to a final state.
+pub(super) fn final_decision(state: &State) -> Option<Decision> {
+    match state {
+        State::Delivered => Some(Decision::Delivered),
+        State::Dead { reason } => Some(Decision::Dead(*reason)),
+        State::Expired => Some(Decision::Expired),
+        State::Waiting { .. } | State::Leased { .. } => None,
+    }
+}
+
+#[async_trait]
+impl Store for LogStore {
+    fn capabilities(&self) -> Capabilities {
+        let durability = match self.core.options.durability {
+            Sync::Always => Durability::Synced,
+            Sync::Batch(_) | Sync::Os => Durability::Os,
+        };
+        Capabilities { durability, shared: false, dedup: true }
+    }
+
+    async fn accept(&self, batch: Vec<Accept>, now: Timestamp) -> Result<Vec<Accepted>, Error> {
+        if batch.is_empty() {
+            self.core.lock().check_usable()?;
+            return Ok(Vec::new());
+        }
+        let prints: Vec<u64> = batch
+            .iter()
+            .map(|accept| super::format::fingerprint(self.store, accept.event.id()))
+            .collect();
+        let mut known: HashMap<u64, Option<Cached>> = HashMap::new();
+        // Only who found no room registers for it, and then looks again: room made in between is not
+        // missed, and the usual publisher pays nothing.
+        let mut space = pin!(None);
+        loop {
+            let tried = self.core.lock().accept(&batch, &prints, now, &known, self.limits());
+            let must_wait = match tried {
+                Ok(Try::Done(accepted)) => return Ok(accepted),
+                Ok(Try::Wait(accepted, done)) => {
+                    space.set(None);
+                    self.core.wake.notify_one();
+                    return match done.await {
+                        Ok(()) => Ok(accepted),
+                        Err(_) => Err(self.failure("accept an event")),
+                    };
+                }
+                Ok(Try::Read(events)) => {
+                    let read = self.read(events).await?;
+                    let read = read.into_iter();
+                    known.extend(read.map(|(event, found)| (event, found.map(Found::into_cached))));
+                    false
+                }
+                Ok(Try::Busy) => true,
+                Err(error) if error.is_full() => {
+                    if self.core.options.when_full == WhenFull::Refuse {
+                        return Err(error);
+                    }
+                    true
+                }
+                Err(error) => return Err(error),
+            };
+            if !must_wait {
+                continue;
+            }
+            if let Some(made) = space.as_mut().as_pin_mut() {
+                made.await;
+                space.set(None);
+            } else {
+                space.set(Some(self.core.space.notified()));
+                if let Some(made) = space.as_mut().as_pin_mut() {
+                    made.enable();
+                }
+            }
+        }
+    }
+
+    async fn claim(
+        &self,
+        endpoint: &EndpointId,
+        max: usize,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Claim, Error> {
+        let (taken, next) = self.core.lock().claim(endpoint, max, now, until)?;
+        let uncached: Vec<u64> =
+            taken.iter().filter(|t| t.cached.is_none()).map(|t| t.event).collect();
+        let mut read = HashMap::new();
+        if !uncached.is_empty() {
+            match self.read(uncached).await {
+                Ok(found) => read = found,
+                Err(error) => {
+                    let mut state = self.core.lock();
+                    for taken in taken {
+                        state.unclaim(taken.fence);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        let mut leases = Vec::with_capacity(taken.len());
+        for taken in taken {
+            let event = if let Some(cached) = taken.cached {
+                cached.event
+            } else if let Some(found) = read.remove(&taken.event).flatten() {
+                self.core.lock().identify(taken.fence, found.event.id());
+                found.event
+            } else {
+                self.core.lock().set_unreadable(endpoint, taken.fence);
+                continue;
+            };
+            leases.push(Lease {
+                delivery: DeliveryId::new(endpoint.clone(), event.id().clone()),
+                event,
+                attempts: taken.attempts,
+                fence: taken.fence,
+            });
+        }
+        Ok(Claim { leases, next })
+    }
+
+    async fn extend(
+        &self,
+        leases: &[(DeliveryId, Fence)],
+        until: Timestamp,
+    ) -> Result<Vec<Settled>, Error> {
+        let mut state = self.core.lock();
+        state.check_usable()?;
+        let extended = leases.iter().map(|(delivery, fence)| state.extend(delivery, *fence, until));
+        Ok(extended.collect())
+    }
+
+    async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>, Error> {
+        self.wait_for_buffer().await?;
+        let mut state = self.core.lock();
+        state.check_usable()?;
+        let settled = batch.iter().map(|settlement| state.settle(settlement)).collect();
+        let must_wake = state.buffered_since.is_none() && state.tail.buffered > 0;
+        if must_wake {
+            state.buffered_since = Some(Instant::now());
+        }
+        drop(state);
+        if must_wake {
+            self.core.wake.notify_one();
+        }
+        if self.core.options.when_full == WhenFull::Wait {
+            self.core.space.notify_waiters();
+        }
+        Ok(settled)
+    }
+
+    async fn release(&self, leases: &[(DeliveryId, Fence)]) -> Result<Vec<Settled>, Error> {
+        let mut state = self.core.lock();
+        state.check_usable()?;
+        let released =
+            leases.iter().map(|(delivery, fence)| state.release(delivery, *fence)).collect();
+        let has_work = !state.announced.is_empty();
+        drop(state);
+        if has_work {
+            self.core.work.notify_one();
+        }
+        Ok(released)
+    }
+
+    async fn ready(&self) -> Vec<EndpointId> {
+        loop {
+            let announced = std::mem::take(&mut self.core.lock().announced);
+            if !announced.is_empty() {
+                return announced;
+            }
+            // `notify_one` keeps a permit, so that an announcement made before this line counts.
+            self.core.work.notified().await;
+        }
+    }
+
+    async fn backlog(&self, now: Timestamp) -> Result<Vec<Backlog>, Error> {
+        Ok(self.core.lock().backlog(now))
+    }
+
+    async fn event(&self, id: &EventId) -> Result<Option<EventRecord>, Error> {
+        let Some((event, found)) = self.find(id).await? else { return Ok(None) };
+        let looks: Vec<Look> = {
+            let state = self.core.lock();
+            let look = |target: u32| {
+                let status = state.status(target, event);
+                let extents = match status {
+                    Status::Final => {
+                        let segments = state.segments.list().iter();
+                        segments.flat_map(|segment| segment.extents_settling(event)).collect()
+                    }
+                    _ => Vec::new(),
+                };
+                let moved = found.moved.iter().find(|moved| moved.target == target).cloned();
+                Look { target, status, extents, moved }
+            };
+            found.targets.iter().copied().map(look).collect()
+        };
+        self.written().await?;
+        let accepted_at = found.accepted_at;
+        let seen = self.blocking("look at an event", move |core| {
+            let seen = looks.into_iter().map(|look| look.read(core, event, accepted_at));
+            seen.collect::<io::Result<Vec<Seen>>>()
+        });
+        let deliveries = found.endpoints.iter().zip(seen.await?).map(|(endpoint, seen)| {
+            let (state, attempts_made, attempts) = seen;
+            let id = DeliveryId::new(endpoint.clone(), id.clone());
+            DeliveryRecord { id, state, attempts_made, attempts }
+        });
+        let deliveries = deliveries.collect();
+        Ok(Some(EventRecord { event: found.event, accepted_at, deliveries }))
+    }
+
+    async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRecord>, Error> {
+        if id.run() != 0 {
+            return Ok(None);
+        }
+        let event = self.event(id.event()).await?;
+        Ok(event.and_then(|event| event.deliveries.into_iter().find(|found| found.id == *id)))
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        self.core.lock().must_close = true;
+        self.core.wake.notify_one();
+        // Publishers that wait for room learn that there will be none.
+        self.core.space.notify_waiters();
+        let mut thread = self.thread.lock().await;
+        if let Some(handle) = thread.take() {
+            self.blocking("close the log", move |_| {
+                handle.join().map_err(|_| io::Error::other("its writer panicked"))
+            })
+            .await?;
+        } else if let Some(writer) = &self.manual
+            && !self.core.lock().is_closed
+        {
+            writer.lock().expect("no code panics while it holds this lock").close();
+        }
+        let failed = self.core.lock().failed.clone();
+        match failed {
+            None => Ok(()),
+            Some(why) => {
+                Err(Error::new(ErrorKind::Store, format!("close the log: a write failed: {why}")))
+            }
+        }
+    }
+}
+
+impl Drop for LogStore {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.get_mut().take() {
+            self.core.lock().must_close = true;
+            self.core.wake.notify_one();
+            // Its panic was reported by the hook; there is nobody to tell.
+            let _ = thread.join();
+        }
+    }
+}

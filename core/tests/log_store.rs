@@ -1,0 +1,12 @@
+//! The embedded store: the contract of every store over a real folder, and what it promises beyond:
+//! nothing acknowledged is lost, wherever a crash or a failing disk stops it.
+
+mod log_store {
+    mod basics;
+    mod bus;
+    mod crash;
+    mod disk;
+    mod faults;
+    mod ledger;
+    mod model;
+}

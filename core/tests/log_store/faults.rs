@@ -1,0 +1,157 @@
+//! Failing disks and damaged files.
+
+use std::io;
+
+use fastrand::Rng;
+use postrider::ErrorKind;
+use postrider::store::Store;
+
+use super::crash::{is_long, seed};
+use super::disk::{Disk, Fail};
+use super::ledger::{START, Workload, open};
+
+/// A full disk or a failing one, from every operation on in turn: publishers get a clear error,
+/// nothing acknowledged is lost, nothing more is taken until the store is opened again, and that
+/// works once the cause is gone.
+#[tokio::test]
+async fn a_failing_disk_loses_nothing_acknowledged() {
+    let seed = seed();
+    let rounds = if is_long() { 1000 } else { 100 };
+    let mut failures = 0;
+    for round in 0..rounds {
+        let kind = [io::ErrorKind::StorageFull, io::ErrorKind::Other][round as usize % 2];
+        let mut work = Workload::new(seed.wrapping_add(round / 8));
+        for _ in 0..round % 20 {
+            work.act().await.unwrap();
+        }
+        let op = work.disk.ops() + 1 + work.rng.u64(0..8);
+        work.disk.fail(Some(Fail { op, kind }));
+        let mut failed = None;
+        for _ in 0..200 {
+            if let Err(error) = work.act().await {
+                failed = Some(error);
+                break;
+            }
+        }
+        if let Some(error) = failed {
+            failures += 1;
+            assert_eq!(error.kind(), ErrorKind::Store, "{error:?}");
+            assert!(error.chain().contains("injected"), "{}", error.chain());
+            work.disk.fail(None);
+            let refused = work.act_until_error().await;
+            assert_eq!(refused.kind(), ErrorKind::Store, "{refused:?}");
+            assert!(work.store.close().await.is_err(), "a close cannot make it good");
+        }
+        work.disk.fail(None);
+        let context = |why| format!("seed {seed}, round {round}: {why}");
+        let mut rng = Rng::with_seed(seed.wrapping_add(round));
+        work.ledger.check(&work.disk.after_crash()).await.map_err(context).unwrap();
+        work.ledger.check(&work.disk.after_power_cut(&mut rng)).await.map_err(context).unwrap();
+        work.reopen(false).await;
+        for _ in 0..20 {
+            work.act().await.unwrap();
+        }
+    }
+    assert!(failures > rounds / 2, "{failures} of {rounds} met the failure");
+}
+
+/// Fills a disk with some segments of acknowledged events; the last one holds several syncs.
+async fn filled() -> Workload {
+    let mut seed = seed();
+    loop {
+        // Those that free their segments are of no use here.
+        let mut work = Workload::new(seed);
+        seed += 1;
+        for _ in 0..400 {
+            if work.frees {
+                break;
+            }
+            work.act().await.unwrap();
+        }
+        let before = work.disk.segments().len();
+        for _ in 0..5 {
+            work.publish();
+            work.answers().await;
+            work.store.step(true);
+            work.answers().await;
+        }
+        if before > 3 && work.disk.segments().len() == before {
+            return work;
+        }
+    }
+}
+
+/// A damaged record in the middle is skipped, reported with its place, and everything else served;
+/// without the checkpoint too.
+#[tokio::test]
+async fn damage_is_reported_and_the_rest_served() {
+    for (with_checkpoint, last) in [(true, false), (false, false), (false, true)] {
+        let work = filled().await;
+        let disk = work.disk.after_crash();
+        if !with_checkpoint {
+            disk.damage("checkpoint", |bytes| bytes[20] ^= 1);
+        }
+        let segments = disk.segments();
+        let name = if last { segments.last().unwrap() } else { &segments[1] };
+        let len = disk.damage_event(name, if last { 0 } else { 2 });
+        if with_checkpoint {
+            // Read by nobody until a claim or a look needs it.
+            work.ledger.check_but(&disk, 40).await.unwrap();
+            continue;
+        }
+        let store = open(&disk, false).unwrap();
+        let damaged = &store.recovery().damaged;
+        assert_eq!(damaged.len(), 2, "the checkpoint and the record: {damaged:?}");
+        assert!(damaged[1].file.ends_with(name), "{damaged:?}");
+        assert!(damaged[1].bytes > 0 && damaged[1].offset < len, "{damaged:?}");
+        assert!(store.recovery().cut.is_none(), "{:?}", store.recovery());
+        drop(store);
+        work.ledger.check_but(&disk, 40).await.unwrap();
+    }
+}
+
+/// A damaged checkpoint or index costs time, nothing else.
+#[tokio::test]
+async fn derived_files_may_be_lost() {
+    let work = filled().await;
+    let check = async |damage: &dyn Fn(&Disk)| {
+        let disk = work.disk.after_crash();
+        damage(&disk);
+        work.ledger.check_but(&disk, 0).await.unwrap();
+    };
+    check(&|disk| disk.damage("checkpoint", |bytes| bytes.truncate(10))).await;
+    for name in work.disk.segments() {
+        let index = name.replace(".seg", ".idx");
+        if work.disk.has(&index) {
+            check(&|disk| disk.damage(&index, |bytes| bytes[9] ^= 1)).await;
+        }
+    }
+    check(&|disk| {
+        disk.damage("checkpoint", Vec::clear);
+        for name in disk.segments() {
+            let index = name.replace(".seg", ".idx");
+            if disk.has(&index) {
+                disk.damage(&index, Vec::clear);
+            }
+        }
+    })
+    .await;
+}
+
+/// A log of a newer major version is left alone, with an error that says so.
+#[tokio::test]
+async fn a_newer_format_is_refused() {
+    let work = filled().await;
+    let disk = work.disk.after_crash();
+    let name = disk.segments()[0].clone();
+    disk.damage(&name, |bytes| {
+        bytes[8] = 2;
+        let crc = crc32c::crc32c(&bytes[..60]).to_le_bytes();
+        bytes[60..64].copy_from_slice(&crc);
+    });
+    let error = open(&disk, false).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Store);
+    assert!(error.to_string().contains("has format 2"), "{error}");
+    let late = START.after(std::time::Duration::from_secs(1));
+    assert!(work.store.backlog(late).await.is_ok());
+}
