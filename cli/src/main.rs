@@ -10,6 +10,7 @@ mod output;
 use std::process::ExitCode;
 
 use clap::Parser;
+use postrider::ErrorKind;
 
 use args::{Args, Command};
 use output::Output;
@@ -58,7 +59,8 @@ impl From<postrider::Error> for Failure {
     fn from(error: postrider::Error) -> Self {
         let message = format!("failed to {}", error.chain());
         match error.kind() {
-            postrider::ErrorKind::Config => Self::invalid(message),
+            // No other try of the same words can succeed.
+            ErrorKind::Config | ErrorKind::Invalid | ErrorKind::TooLarge => Self::invalid(message),
             _ => Self::failed(message),
         }
     }

@@ -29,7 +29,7 @@ fn init_check_publish() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(ran(dir.path(), &["init"]).code, Some(0));
     let written = fs::read_to_string(dir.path().join("postrider.toml")).unwrap();
-    assert!(written.contains("# data_dir"), "commented");
+    assert!(written.contains("# [[endpoints]]"), "commented");
     let again = ran(dir.path(), &["init"]);
     assert_eq!(again.code, Some(1), "{again:?}");
     assert!(
@@ -40,6 +40,7 @@ fn init_check_publish() {
     let checked = ran(dir.path(), &["check"]);
     assert_eq!(checked.code, Some(0), "{checked:?}");
     assert!(checked.stdout.contains("postrider.toml is valid"), "{checked:?}");
+    assert_eq!(checked.stderr, "", "nothing to complain of");
     let published = ran(dir.path(), &["publish", "match", "--data", "{\"confidence\":0.87}"]);
     assert_eq!(published.code, Some(0), "{published:?}");
     assert!(
@@ -236,7 +237,8 @@ fn payloads() {
     check(&["publish", "match", "--data", "{"], 2, "not valid JSON");
     check(&["publish", "match", "--data", "@none.json"], 1, "none.json");
     check(&["publish", "ma tch"], 2, "expected an event type");
-    check(&["publish", "postrider.dead"], 1, "belong to the bus");
+    check(&["publish", "postrider.dead"], 2, "belong to the bus");
+    check(&["publish", "match", "--key", ""], 2, "key of 1 to 256 bytes");
     check(&["publish", "match", "--id", "a b"], 2, "printable ASCII");
     check(&["publish", "match", "--wait", "5"], 2, "a duration with a unit");
     check(&["publish"], 2, "TYPE");

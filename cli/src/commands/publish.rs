@@ -55,7 +55,8 @@ pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Resu
     }
     let limits = (config.bus.batch_events_max, config.bus.batch_bytes_max.0);
     // Everything is read and checked before anything is accepted.
-    let events = events::read(publish)?;
+    let payload_bytes_max = usize::try_from(config.bus.payload_bytes_max.0).unwrap_or(usize::MAX);
+    let events = events::read(publish, payload_bytes_max)?;
     let bus = open(config, &events).await?;
     let is_durable = bus.capabilities().durability > Durability::Memory;
 

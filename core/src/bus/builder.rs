@@ -15,7 +15,7 @@ use crate::endpoint::Endpoint;
 use crate::engine::{Engine, IN_FLIGHT_MAX_DEFAULT};
 use crate::error::{Error, ErrorKind};
 use crate::event::PAYLOAD_BYTES_MAX_DEFAULT;
-use crate::store::{MemoryStore, Store};
+use crate::store::{LogStore, MemoryStore, Store};
 
 /// Most events of one [`Bus::publish_all`], unless built otherwise.
 pub const BATCH_EVENTS_MAX_DEFAULT: usize = 1_000;
@@ -127,11 +127,11 @@ impl BusBuilder {
     /// once.
     ///
     /// # Errors
-    /// `Config` where two endpoints have one id; `Sink` where a configured sink cannot be opened.
+    /// `Config` where two endpoints have one id; `Sink` where a configured sink cannot be opened;
+    /// `Store` where the data folder cannot be, for example because another process has it open.
     ///
     /// # Panics
     /// Outside a tokio runtime with its timer enabled.
-    #[expect(clippy::unused_async, reason = "stores that open with I/O will wait here")]
     pub async fn open(self) -> Result<Bus, Error> {
         let mut endpoints = self.endpoints;
         if let Some(config) = &self.config {
@@ -140,9 +140,10 @@ impl BusBuilder {
             }
         }
         check_ids(&endpoints)?;
-        let store = match self.store {
-            Some(store) => store,
-            None => Arc::new(open_store(self.config.as_ref())),
+        let store = match (self.store, &self.config) {
+            (Some(store), _) => store,
+            (None, Some(config)) => open_store(config).await?,
+            (None, None) => Arc::new(MemoryStore::default()),
         };
         let routes = Routes::new(&endpoints);
         let engine = Engine::start(
@@ -172,14 +173,23 @@ fn bytes(size: ByteSize) -> usize {
 }
 
 /// The store that the configuration asks for.
-fn open_store(config: Option<&Config>) -> MemoryStore {
-    let Some(config) = config else { return MemoryStore::default() };
-    let memory = &config.bus.memory;
-    MemoryStore::builder()
-        .events_max(memory.events_max)
-        .bytes_max(bytes(memory.bytes_max))
-        .when_full(config.bus.when_full)
-        .build()
+async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Error> {
+    let bus = &config.bus;
+    let Some(folder) = &bus.data_dir else {
+        let store = MemoryStore::builder()
+            .events_max(bus.memory.events_max)
+            .bytes_max(bytes(bus.memory.bytes_max))
+            .when_full(bus.when_full);
+        return Ok(Arc::new(store.build()));
+    };
+    let store = LogStore::builder(folder)
+        .durability(bus.durability)
+        .backlog_events_max(bus.backlog.events_max)
+        .backlog_bytes_max(bus.backlog.bytes_max.0)
+        .when_full(bus.when_full)
+        .retention(bus.retention)
+        .dedup_window(bus.dedup_window);
+    Ok(Arc::new(store.open().await?))
 }
 
 pub(super) fn check_ids(endpoints: &[Endpoint]) -> Result<(), Error> {

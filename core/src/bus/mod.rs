@@ -92,6 +92,9 @@ struct Limits {
     batch_bytes_max: usize,
 }
 
+/// How long a shutdown waits beyond its deadline for writes that had begun.
+const PUBLISHERS_WAIT: Duration = Duration::from_secs(1);
+
 /// Who asks for what; replaced as a whole.
 struct Routes {
     router: Router,
@@ -218,15 +221,7 @@ impl Bus {
 
     fn seal(&self, event: impl IntoNewEvent, now: Timestamp) -> Result<Arc<Envelope>, Error> {
         let new = event.into_new_event()?;
-        if new.event_type().is_reserved() {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!(
-                    "publish a {:?} event: names under \"postrider\" belong to the bus",
-                    new.event_type()
-                ),
-            ));
-        }
+        new.check_name()?;
         let payload_bytes_max = self.inner.limits.payload_bytes_max;
         new.seal_at(now, &*self.inner.clock, payload_bytes_max).map(Arc::new)
     }
@@ -240,7 +235,7 @@ impl Bus {
         let inner = &*self.inner;
         // Taken before looking: a shutdown waits for whoever has found the bus open.
         let _publishing = inner.publishing.token();
-        if inner.is_closed.load(Ordering::Acquire) {
+        if inner.is_closed.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Closed, "publish an event: the bus is shut down"));
         }
         if events.is_empty() {
@@ -306,7 +301,7 @@ impl Bus {
     pub async fn set_endpoints(&self, endpoints: Vec<Endpoint>) -> Result<(), Error> {
         builder::check_ids(&endpoints)?;
         let _one_at_a_time = self.inner.changing.lock().await;
-        if self.inner.is_closed.load(Ordering::Acquire) {
+        if self.inner.is_closed.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Closed, "change endpoints: the bus is shut down"));
         }
         self.inner.routes.store(Arc::new(Routes::new(&endpoints)));
@@ -344,7 +339,7 @@ impl Bus {
     /// is dropped.
     pub async fn shutdown(&self, deadline: Duration) -> Result<Left, Error> {
         let inner = &*self.inner;
-        if inner.is_closed.swap(true, Ordering::AcqRel) {
+        if inner.is_closed.swap(true, Ordering::SeqCst) {
             return Err(Error::new(
                 ErrorKind::Closed,
                 "shut the bus down: it is shut down already",
@@ -368,6 +363,8 @@ impl Bus {
             .collect();
         inner.engine.stop().await;
         inner.subscriptions.close();
+        // A slow write that had begun before the deadline is told with what is left.
+        let _ = tokio::time::timeout(PUBLISHERS_WAIT, inner.publishing.wait()).await;
         let backlog = inner.store.backlog(inner.clock.now()).await;
         inner.store.close().await?;
         if let Ok(failed) = drained {

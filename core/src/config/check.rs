@@ -13,8 +13,8 @@ use super::raw::{RawBus, RawConfig, RawEndpoint, RawPolicy, RawServer, RawToken}
 use super::report::Report;
 use super::schema::{SINK_DEFAULT, Schema, nearest};
 use super::{
-    BusSettings, Config, ConfigError, EndpointConfig, MemorySettings, NetworkPolicy,
-    ServerSettings, Token,
+    BacklogSettings, BusSettings, Config, ConfigError, EndpointConfig, MemorySettings,
+    NetworkPolicy, ServerSettings, Token,
 };
 use crate::endpoint::{CONCURRENCY_DEFAULT, EndpointId, Policy, TIMEOUT_DEFAULT};
 use crate::retry;
@@ -131,6 +131,12 @@ impl Checker<'_, '_> {
                     "batch_bytes_max",
                 ),
                 ("batch_bytes_max", raw.batch_bytes_max, raw.memory.bytes_max, "memory.bytes_max"),
+                (
+                    "batch_bytes_max",
+                    raw.batch_bytes_max,
+                    raw.backlog.bytes_max,
+                    "backlog.bytes_max",
+                ),
             ];
             for (key, low, high, bound) in ordered {
                 if low > high {
@@ -147,6 +153,13 @@ impl Checker<'_, '_> {
             payload_bytes_max: raw.payload_bytes_max,
             batch_events_max: raw.batch_events_max,
             batch_bytes_max: raw.batch_bytes_max,
+            durability: raw.durability.0,
+            retention: raw.retention.0,
+            dedup_window: raw.dedup_window.0,
+            backlog: BacklogSettings {
+                events_max: raw.backlog.events_max,
+                bytes_max: raw.backlog.bytes_max,
+            },
             memory: MemorySettings {
                 events_max: raw.memory.events_max,
                 bytes_max: raw.memory.bytes_max,

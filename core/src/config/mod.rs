@@ -36,6 +36,7 @@ pub use reference::reference_markdown;
 pub use schema::json_schema;
 pub use secret::{SECRET_FILE_BYTES_MAX, Secret};
 pub use settings::{
-    BusSettings, Config, EndpointConfig, MemorySettings, RawDocument, Scope, ServerSettings, Token,
+    BacklogSettings, BusSettings, Config, EndpointConfig, MemorySettings, RawDocument, Scope,
+    ServerSettings, Token,
 };
 pub use values::{ByteSize, HumanDuration, InvalidValue};

@@ -10,12 +10,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::settings::{BusSettings, MemorySettings, Scope, ServerSettings};
+use super::settings::{BacklogSettings, BusSettings, MemorySettings, Scope, ServerSettings};
 use super::{ByteSize, HumanDuration, NetworkPolicy, Secret};
 use crate::endpoint::{CONCURRENCY_MAX, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 use crate::retry::{DELAY_MAX, JITTER_DEFAULT, SCHEDULE_DEFAULT, SCHEDULE_LEN_MAX};
 use crate::route::Pattern;
 use crate::store::WhenFull;
+use crate::store::log::Sync;
 
 /// The configuration of Postrider: `postrider.toml`, `postrider.json` or `webhook_config.json`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -73,6 +74,18 @@ pub(super) struct RawBus {
     /// Most payload bytes that one call publishes; at least `payload_bytes_max`.
     #[schemars(extend("x-min" = "1B", "x-max" = "1GiB"))]
     pub(super) batch_bytes_max: ByteSize,
+    /// When an event counts as accepted, where there is a `data_dir`: `sync` after the disk has it,
+    /// so that no crash loses it; `os` when the operating system has it, so that a power cut may
+    /// lose the last half minute; `{ batch = "10ms" }` as `os`, but synced at most that much later.
+    pub(super) durability: RawDurability,
+    /// How long settled events are kept to be looked at, where there is a `data_dir`.
+    #[schemars(extend("x-min" = "0s", "x-max" = "3650d"))]
+    pub(super) retention: HumanDuration,
+    /// How long publishing an id again returns its first receipt, where there is a `data_dir`.
+    #[schemars(extend("x-min" = "0s", "x-max" = "3650d"))]
+    pub(super) dedup_window: HumanDuration,
+    /// The backlog on disk, where there is a `data_dir`.
+    pub(super) backlog: RawBacklog,
     /// The backlog in memory, where there is no `data_dir`.
     pub(super) memory: RawMemory,
     /// What publishing does while the backlog limit is reached.
@@ -94,6 +107,10 @@ impl Default for RawBus {
             payload_bytes_max: bus.payload_bytes_max,
             batch_events_max: bus.batch_events_max,
             batch_bytes_max: bus.batch_bytes_max,
+            durability: RawDurability(bus.durability),
+            retention: HumanDuration(bus.retention),
+            dedup_window: HumanDuration(bus.dedup_window),
+            backlog: RawBacklog::default(),
             memory: RawMemory::default(),
             when_full: bus.when_full,
             in_flight_max: bus.in_flight_max,
@@ -109,6 +126,26 @@ pub(super) struct RawStore {
     /// Which store, such as `nats`.
     #[serde(rename = "type")]
     pub(super) kind: String,
+}
+
+/// The backlog on disk.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Backlog")]
+pub(super) struct RawBacklog {
+    /// Most events owed.
+    #[schemars(range(min = 1, max = 1_000_000_000_000_u64))]
+    pub(super) events_max: u64,
+    /// Most bytes that owed events take on disk; at least `batch_bytes_max`.
+    #[schemars(extend("x-min" = "1B", "x-max" = "1048576GiB"))]
+    pub(super) bytes_max: ByteSize,
+}
+
+impl Default for RawBacklog {
+    fn default() -> Self {
+        let backlog = BacklogSettings::default();
+        Self { events_max: backlog.events_max, bytes_max: backlog.bytes_max }
+    }
 }
 
 /// The backlog in memory.
@@ -327,6 +364,83 @@ impl JsonSchema for RawId {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": ["string", "integer"] })
+    }
+}
+
+/// `"sync"`, `"os"` or `{ batch = "10ms" }`.
+#[derive(Debug)]
+pub(super) struct RawDurability(pub(super) Sync);
+
+const DURABILITY_EXPECTED: &str = "\"sync\", \"os\" or { batch = \"10ms\" }";
+
+impl<'de> Deserialize<'de> for RawDurability {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct WordOrBatch;
+        impl<'de> Visitor<'de> for WordOrBatch {
+            type Value = RawDurability;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(DURABILITY_EXPECTED)
+            }
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<RawDurability, E> {
+                match word {
+                    "sync" => Ok(RawDurability(Sync::Always)),
+                    "os" => Ok(RawDurability(Sync::Os)),
+                    _ => Err(E::custom(format!("expected {DURABILITY_EXPECTED}"))),
+                }
+            }
+            fn visit_map<A: de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<RawDurability, A::Error> {
+                let delay = match map.next_key::<String>()?.as_deref() {
+                    Some("batch") => map.next_value::<HumanDuration>()?,
+                    Some(key) => return Err(de::Error::unknown_field(key, &["batch"])),
+                    None => {
+                        return Err(de::Error::custom(format!("expected {DURABILITY_EXPECTED}")));
+                    }
+                };
+                Ok(RawDurability(Sync::Batch(delay.0)))
+            }
+        }
+        deserializer.deserialize_any(WordOrBatch)
+    }
+}
+
+impl Serialize for RawDurability {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Sync::Always => serializer.serialize_str("sync"),
+            Sync::Os => serializer.serialize_str("os"),
+            Sync::Batch(delay) => {
+                use serde::ser::SerializeMap;
+                let mut map = serializer.serialize_map(Some(1))?;
+                map.serialize_entry("batch", &HumanDuration(delay))?;
+                map.end()
+            }
+        }
+    }
+}
+
+impl JsonSchema for RawDurability {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Durability".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let delay = generator.subschema_for::<HumanDuration>();
+        json_schema!({
+            "oneOf": [
+                { "type": "string", "enum": ["sync", "os"] },
+                {
+                    "type": "object",
+                    "properties": { "batch": delay },
+                    "required": ["batch"],
+                    "additionalProperties": false,
+                },
+            ],
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,10 @@ use crate::error::Error;
 use crate::route::Pattern;
 use crate::sink::{CheckContext, PreparedSink};
 use crate::store::WhenFull;
+use crate::store::log::{
+    BACKLOG_BYTES_MAX_DEFAULT, BACKLOG_EVENTS_MAX_DEFAULT, DEDUP_WINDOW_DEFAULT, RETENTION_DEFAULT,
+    Sync,
+};
 
 /// A whole configuration, checked. `Debug` shows no secret.
 ///
@@ -83,6 +88,14 @@ pub struct BusSettings {
     pub batch_events_max: usize,
     /// Most payload bytes that one call publishes. Default 16 MiB, at most 1 GiB.
     pub batch_bytes_max: ByteSize,
+    /// When an event counts as accepted, where there is a `data_dir`. Default after a sync.
+    pub durability: Sync,
+    /// How long settled events are kept, where there is a `data_dir`. Default 7 days.
+    pub retention: Duration,
+    /// How long an id is known, where there is a `data_dir`. Default 24 hours.
+    pub dedup_window: Duration,
+    /// The backlog on disk, where there is a `data_dir`.
+    pub backlog: BacklogSettings,
     /// The backlog in memory, where there is no `data_dir`.
     pub memory: MemorySettings,
     /// What `publish` does while the backlog limit is reached: `refuse` (default) or `wait`.
@@ -92,6 +105,25 @@ pub struct BusSettings {
     /// Events that an in-process subscriber may lag behind before it misses some. Default 1024, 1
     /// to 1,048,576.
     pub subscriber_events_max: usize,
+}
+
+/// The `[bus.backlog]` table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BacklogSettings {
+    /// Most events owed. Default 10,000,000.
+    pub events_max: u64,
+    /// Most bytes that owed events take on disk. Default 16 GiB.
+    pub bytes_max: ByteSize,
+}
+
+impl Default for BacklogSettings {
+    fn default() -> Self {
+        Self {
+            events_max: BACKLOG_EVENTS_MAX_DEFAULT,
+            bytes_max: ByteSize(BACKLOG_BYTES_MAX_DEFAULT),
+        }
+    }
 }
 
 /// The `[bus.memory]` table.
@@ -111,6 +143,10 @@ impl Default for BusSettings {
             payload_bytes_max: ByteSize(1 << 20),
             batch_events_max: 1000,
             batch_bytes_max: ByteSize(16 << 20),
+            durability: Sync::default(),
+            retention: RETENTION_DEFAULT,
+            dedup_window: DEDUP_WINDOW_DEFAULT,
+            backlog: BacklogSettings::default(),
             memory: MemorySettings::default(),
             when_full: WhenFull::Refuse,
             in_flight_max: 1024,

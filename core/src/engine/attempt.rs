@@ -57,7 +57,7 @@ pub(super) async fn attempt(
     let clock_started = Instant::now();
     let outcomes = call(endpoint, &batch).await;
     let took = clock_started.elapsed();
-    let ended = started.after(took);
+    let ended = clock.now();
     let reported = outcomes.len();
     if reported > batch.len() {
         tracing::error!(

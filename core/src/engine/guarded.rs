@@ -29,7 +29,7 @@ impl Guarded {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Claim, Error> {
-        guard(self.0.claim(endpoint, max, now, until)).await
+        guard(async { self.0.claim(endpoint, max, now, until).await }).await
     }
 
     pub(crate) async fn extend(
@@ -37,24 +37,24 @@ impl Guarded {
         leases: &[(DeliveryId, Fence)],
         until: Timestamp,
     ) -> Result<Vec<Settled>, Error> {
-        guard(self.0.extend(leases, until)).await
+        guard(async { self.0.extend(leases, until).await }).await
     }
 
     pub(crate) async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>, Error> {
-        guard(self.0.settle(batch)).await
+        guard(async { self.0.settle(batch).await }).await
     }
 
     pub(crate) async fn release(
         &self,
         leases: &[(DeliveryId, Fence)],
     ) -> Result<Vec<Settled>, Error> {
-        guard(self.0.release(leases)).await
+        guard(async { self.0.release(leases).await }).await
     }
 
     /// As [`Store::ready`], also cancel safe.
     pub(crate) async fn ready(&self) -> Vec<EndpointId> {
         loop {
-            match AssertUnwindSafe(self.0.ready()).catch_unwind().await {
+            match AssertUnwindSafe(async { self.0.ready().await }).catch_unwind().await {
                 Ok(endpoints) => return endpoints,
                 Err(_) => {
                     tracing::error!("the store panicked when asked what is ready");

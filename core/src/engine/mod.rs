@@ -28,7 +28,7 @@ use guarded::Guarded;
 
 /// Attempts under way at once in the whole bus, unless built otherwise.
 pub const IN_FLIGHT_MAX_DEFAULT: usize = 1024;
-/// How long a lease lasts; it is extended while the attempt runs.
+/// How long a lease lasts by the wall clock; it is extended while the attempt runs.
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 /// How often running attempts have their leases extended.
 pub(crate) const LEASE_TICK: Duration = Duration::from_secs(10);
@@ -79,14 +79,6 @@ impl Shared {
     /// Takes the endpoints that were opened since the last call.
     pub(crate) fn take_opened(&self) -> Vec<EndpointId> {
         std::mem::take(&mut *self.opened.lock().expect("no code panics while it holds this lock"))
-    }
-
-    /// When a lease that is taken or extended now ends.
-    ///
-    /// In a store of this process alone leases end with the process: running them out by the wall
-    /// clock would repeat what is under way when the clock jumps.
-    pub(crate) fn lease_until(&self, now: Timestamp) -> Timestamp {
-        if self.store.0.capabilities().shared { now.after(LEASE) } else { Timestamp::MAX }
     }
 
     pub(crate) fn tick(&self) {
@@ -140,16 +132,17 @@ impl Engine {
             let mut kept: HashMap<EndpointId, Arc<Lane>> = HashMap::with_capacity(endpoints.len());
             for endpoint in endpoints {
                 let id = endpoint.id.clone();
-                let (lane, was_open) = if let Some(lane) = lanes.remove(&id) {
+                let lane = if let Some(lane) = lanes.remove(&id) {
                     let was_open = lane.is_open();
                     retired.extend(lane.replace(endpoint));
-                    (lane, was_open)
+                    if !was_open {
+                        opened.push(id.clone());
+                    }
+                    lane
                 } else {
-                    (Arc::new(Lane::new(endpoint)), false)
-                };
-                if !was_open && lane.is_open() {
                     opened.push(id.clone());
-                }
+                    Arc::new(Lane::new(endpoint))
+                };
                 kept.insert(id, lane);
             }
             retired.extend(lanes.drain().filter_map(|(_, lane)| lane.remove()));

@@ -11,7 +11,7 @@ use tracing::Instrument;
 
 use super::attempt::{attempt, says_gone};
 use super::permit::PermitQueue;
-use super::{LEASE_TICK, LookAt, SLEEP_MAX, STORE_WAIT_MAX, STORE_WAIT_MIN, Shared};
+use super::{LEASE, LEASE_TICK, LookAt, SLEEP_MAX, STORE_WAIT_MAX, STORE_WAIT_MIN, Shared};
 use crate::delivery::{Decision, DeliveryId};
 use crate::error::Error;
 use crate::lane::{Lane, Serving};
@@ -30,6 +30,7 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, permit: OwnedSemap
         lane,
         calls: JoinSet::new(),
         under_way: HashMap::new(),
+        leases_until: Timestamp::MAX,
         unsettled: Vec::new(),
         broken: Vec::new(),
         store_asks_again: None,
@@ -44,6 +45,8 @@ struct Worker {
     calls: JoinSet<(Arc<Serving>, Vec<Settlement>)>,
     /// The leases of each call, to extend them and to give them back.
     under_way: HashMap<Id, Leases>,
+    /// When the first of these leases runs out, by the wall clock, or earlier.
+    leases_until: Timestamp,
     /// Outcomes that the store has not taken yet.
     unsettled: Vec<Settlement>,
     /// Leases of calls that broke, to be given back.
@@ -120,7 +123,9 @@ impl Worker {
                 // In a block of its own, so that no timer is made where there is nothing to wait for.
                 () = async { tokio::time::sleep_until(sleep_until.unwrap_or_else(Instant::now)).await },
                     if sleep_until.is_some() => self.store_asks_again = None,
-                _ = tick.tick() => self.extend().await,
+                _ = tick.tick() => {
+                    self.extend().await;
+                }
             }
         }
     }
@@ -151,10 +156,22 @@ impl Worker {
         }
         let max = permits.len().saturating_mul(batch_max).min(CLAIM_MAX.max(batch_max));
         let now = shared.clock.now();
+        if self.leases_until <= now && !self.under_way.is_empty() {
+            // The clock has jumped past the leases of what is under way here: without this, the
+            // claim would start it a second time.
+            if !self.extend().await {
+                self.store_asks_again = Some(Instant::now() + self.store_wait);
+                return Next::Now;
+            }
+        }
+        if self.under_way.is_empty() {
+            self.leases_until = Timestamp::MAX;
+        }
+        self.leases_until = self.leases_until.min(now.after(LEASE));
         self.lane.begin_look();
-        let span = tracing::debug_span!("claim", endpoint = %self.lane.id(), max);
+        let span = tracing::debug_span!("claim", endpoint = %self.lane.id(), event = tracing::field::Empty);
         let claim =
-            shared.store.claim(self.lane.id(), max, now, shared.lease_until(now)).instrument(span);
+            shared.store.claim(self.lane.id(), max, now, now.after(LEASE)).instrument(span.clone());
         let claim = match claim.await {
             Ok(claim) => claim,
             Err(error) => {
@@ -163,6 +180,9 @@ impl Worker {
             }
         };
         self.store_wait = STORE_WAIT_MIN;
+        if let Some(first) = claim.leases.first() {
+            span.record("event", tracing::field::display(first.event.id()));
+        }
         let mut leases = claim.leases.into_iter();
         for permit in permits {
             let batch: Vec<Lease> = leases.by_ref().take(batch_max).collect();
@@ -171,11 +191,7 @@ impl Worker {
             }
             self.start(Arc::clone(serving), batch, permit);
         }
-        match claim.next {
-            // A lease that ends with the process only.
-            Next::At(Timestamp::MAX) => Next::Announced,
-            next => next,
-        }
+        claim.next
     }
 
     fn start(&mut self, serving: Arc<Serving>, batch: Vec<Lease>, permit: OwnedSemaphorePermit) {
@@ -223,7 +239,12 @@ impl Worker {
         if self.unsettled.is_empty() || self.store_asks_again.is_some() {
             return None;
         }
-        let span = tracing::debug_span!("settle", endpoint = %self.lane.id(), attempts = self.unsettled.len());
+        let span = tracing::debug_span!(
+            "settle",
+            endpoint = %self.lane.id(),
+            event = %self.unsettled[0].delivery.event(),
+            attempts = self.unsettled.len(),
+        );
         let settled = match self.shared.store.settle(&self.unsettled).instrument(span).await {
             Ok(settled) => settled,
             Err(error) => {
@@ -260,14 +281,23 @@ impl Worker {
         self.store_wait = (self.store_wait * 2).min(STORE_WAIT_MAX);
     }
 
-    async fn extend(&mut self) {
+    /// Lengthens the leases of what is under way; `false` where the store failed.
+    async fn extend(&mut self) -> bool {
         let leases: Leases = self.under_way.values().flatten().cloned().collect();
         if leases.is_empty() {
-            return;
+            return true;
         }
-        let until = self.shared.lease_until(self.shared.clock.now());
-        if let Err(error) = self.shared.store.extend(&leases, until).await {
-            tracing::warn!(endpoint = %self.lane.id(), error = error.chain(), "leases not extended");
+        let until = self.shared.clock.now().after(LEASE);
+        match self.shared.store.extend(&leases, until).await {
+            Ok(_) => {
+                self.leases_until = until;
+                true
+            }
+            Err(error) => {
+                let endpoint = self.lane.id();
+                tracing::warn!(%endpoint, error = error.chain(), "leases not extended");
+                false
+            }
         }
     }
 

@@ -231,23 +231,31 @@ impl NewEvent {
         &self.payload
     }
 
-    /// Checks the remaining rules and fills in what the publisher left open: the accepted form.
-    /// Publishing does this; call it only to hand a sink an event without a bus.
+    /// Checks what publishing would refuse, without publishing: for programs that take many events
+    /// all or none.
     ///
     /// # Errors
     /// [`ErrorKind::TooLarge`] for a payload above `payload_bytes_max`, [`ErrorKind::Invalid`] for
-    /// a key or attributes that break their rules.
-    pub fn seal(self, clock: &dyn Clock, payload_bytes_max: usize) -> Result<Envelope, Error> {
-        self.seal_at(clock.now(), clock, payload_bytes_max)
+    /// a name that belongs to the bus, and a key or attributes that break their rules.
+    pub fn check(&self, payload_bytes_max: usize) -> Result<(), Error> {
+        self.check_name()?;
+        self.check_rest(payload_bytes_max)
     }
 
-    /// As [`seal`](Self::seal), at a time that the caller has read already.
-    pub(crate) fn seal_at(
-        self,
-        now: Timestamp,
-        clock: &dyn Clock,
-        payload_bytes_max: usize,
-    ) -> Result<Envelope, Error> {
+    pub(crate) fn check_name(&self) -> Result<(), Error> {
+        if !self.kind.is_reserved() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Invalid,
+            format!(
+                "publish a {:?} event: names under \"postrider\" belong to the bus",
+                self.kind.as_str()
+            ),
+        ))
+    }
+
+    fn check_rest(&self, payload_bytes_max: usize) -> Result<(), Error> {
         let refuse = |what: String| {
             Err(Error::new(
                 ErrorKind::Invalid,
@@ -274,6 +282,26 @@ impl NewEvent {
         if let Err(what) = check_attributes(&self.attributes) {
             return refuse(what);
         }
+        Ok(())
+    }
+
+    /// Checks the rules and fills in what the publisher left open: the accepted form. Publishing
+    /// does this; call it only to hand a sink an event without a bus.
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check), but for the name.
+    pub fn seal(self, clock: &dyn Clock, payload_bytes_max: usize) -> Result<Envelope, Error> {
+        self.seal_at(clock.now(), clock, payload_bytes_max)
+    }
+
+    /// As [`seal`](Self::seal), at a time that the caller has read already.
+    pub(crate) fn seal_at(
+        self,
+        now: Timestamp,
+        clock: &dyn Clock,
+        payload_bytes_max: usize,
+    ) -> Result<Envelope, Error> {
+        self.check_rest(payload_bytes_max)?;
         Ok(Envelope {
             id: self.id.unwrap_or_else(|| EventId::v7(now, [clock.random(), clock.random()])),
             kind: self.kind,

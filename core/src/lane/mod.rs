@@ -102,12 +102,14 @@ impl Lane {
         let (in_use, last_call_ended) = oneshot::channel();
         let old = self.serving();
         let is_same_sink = Arc::ptr_eq(&old.endpoint.sink, &endpoint.sink);
-        // A receiver that has said "gone" stays gone until somebody touches this endpoint.
-        if !is_same_sink || old.endpoint.enabled != endpoint.enabled {
-            self.is_gone.store(false, Ordering::Release);
-        }
+        let is_touched = !is_same_sink || old.endpoint.enabled != endpoint.enabled;
         let retired = if is_same_sink { None } else { self.retire() };
         self.serving.store(Arc::new(Serving::new(endpoint, in_use)));
+        // A receiver that has said "gone" stays gone until somebody touches this endpoint. Cleared
+        // after the new one serves, so that a late answer of the old one cannot set it again.
+        if is_touched {
+            self.is_gone.store(false, Ordering::Release);
+        }
         // Of the same sink, calls that began under its former policy may still run.
         let mut calls = self.calls();
         calls.retain_mut(|ended| ended.try_recv() == Err(oneshot::error::TryRecvError::Empty));
@@ -134,8 +136,16 @@ impl Lane {
     /// The receiver that `serving` calls wants nothing any more. Returns whether that is news: one
     /// that was replaced meanwhile says nothing about its successor.
     pub(crate) fn set_gone(&self, serving: &Serving) -> bool {
-        let is_current = Arc::ptr_eq(&self.serving.load().endpoint.sink, &serving.endpoint.sink);
-        is_current && !self.is_gone.swap(true, Ordering::AcqRel)
+        let is_current = || Arc::ptr_eq(&self.serving.load().endpoint.sink, &serving.endpoint.sink);
+        if !is_current() || self.is_gone.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        // Replaced in this very moment: the mark was meant for the old one.
+        if !is_current() {
+            self.is_gone.store(false, Ordering::Release);
+            return false;
+        }
+        true
     }
 
     /// Whether its deliveries are attempted; otherwise they are held.

@@ -561,13 +561,14 @@ impl Store for MemoryStore {
     async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>, Error> {
         let mut inner = self.lock();
         inner.check_open()?;
-        let settled_before = inner.settled.len();
-        let settled = batch
+        let settled: Vec<Settled> = batch
             .iter()
             .map(|settlement| inner.settle(settlement, self.limits.bytes_max))
             .collect();
-        let has_made_room = inner.settled.len() > settled_before;
         drop(inner);
+        let has_made_room = batch.iter().zip(&settled).any(|(settlement, settled)| {
+            *settled == Settled::Applied && !matches!(settlement.decision, Decision::RetryAt(_))
+        });
         if has_made_room {
             self.space.notify_waiters();
         }

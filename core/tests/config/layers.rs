@@ -18,6 +18,10 @@ data_dir = "/var/lib/postrider"
 payload_bytes_max = "64KiB"
 batch_events_max = 10
 batch_bytes_max = 1048576
+durability = { batch = "10ms" }
+retention = "3d"
+dedup_window = "6h"
+backlog = { events_max = 5000, bytes_max = "3MiB" }
 memory = { events_max = 1000, bytes_max = "2MiB" }
 when_full = "wait"
 in_flight_max = 7
@@ -77,6 +81,10 @@ fn as_json() -> Value {
             "payload_bytes_max": "64KiB",
             "batch_events_max": 10,
             "batch_bytes_max": 1_048_576,
+            "durability": { "batch": "10ms" },
+            "retention": "3d",
+            "dedup_window": "6h",
+            "backlog": { "events_max": 5000, "bytes_max": "3MiB" },
             "memory": { "events_max": 1000, "bytes_max": "2MiB" },
             "when_full": "wait",
             "in_flight_max": 7,
@@ -172,6 +180,7 @@ fn the_sample_has_every_key() {
     assert_eq!(keys(&sample), properties(&schema));
     assert_eq!(keys(&sample["bus"]), properties(&definitions["Bus"]));
     assert_eq!(keys(&sample["bus"]["memory"]), properties(&definitions["Memory"]));
+    assert_eq!(keys(&sample["bus"]["backlog"]), properties(&definitions["Backlog"]));
     assert_eq!(keys(&sample["network"]), properties(&definitions["Network"]));
     assert_eq!(keys(&sample["server"]), properties(&definitions["Server"]));
     assert_eq!(keys(&sample["server"]["tokens"][0]), properties(&definitions["Token"]));

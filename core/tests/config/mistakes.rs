@@ -378,7 +378,7 @@ fn in_variables() {
         "POSTRIDER_BUS__",
         "x",
         &[
-            r#"bus."": unknown key — known here: batch_bytes_max, batch_events_max, data_dir, in_flight_max, memory, payload_bytes_max, store, subscriber_events_max, when_full"#,
+            r#"bus."": unknown key — known here: backlog, batch_bytes_max, batch_events_max, data_dir, dedup_window, durability, in_flight_max, memory, payload_bytes_max, retention, store, subscriber_events_max, when_full"#,
         ],
     );
     variable(

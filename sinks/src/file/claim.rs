@@ -5,9 +5,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use postrider::{EndpointId, Error, ErrorKind};
+
+use super::config::Settings;
+use super::log::Log;
+use crate::writer::Writer;
 
 /// Who writes what. An endpoint that is replaced by a new version of itself has two sinks for a
 /// moment.
@@ -16,6 +21,29 @@ static CLAIMS: Mutex<BTreeMap<PathBuf, Owner>> = Mutex::new(BTreeMap::new());
 struct Owner {
     endpoint: Option<EndpointId>,
     sinks: usize,
+    /// Who writes now; versions of an endpoint with the same settings share it, so that replacing
+    /// one hands the file over without a gap.
+    writer: Weak<SharedWriter>,
+}
+
+/// The writer of a file, and how many sinks use it.
+pub(super) struct SharedWriter {
+    pub(super) writer: Writer<Log>,
+    settings: Settings,
+    users: AtomicUsize,
+}
+
+impl SharedWriter {
+    /// One user less; whether that was the last.
+    pub(super) fn leave(&self) -> bool {
+        self.users.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// One user more, unless the last has left: then it is being closed.
+    fn join(&self) -> bool {
+        let more = |users| if users == 0 { None } else { Some(users + 1) };
+        self.users.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
 }
 
 /// The right to write to a path; ends when dropped.
@@ -34,7 +62,7 @@ impl Claim {
         let mut claims = claims();
         match claims.get_mut(&real) {
             None => {
-                let owner = Owner { endpoint: endpoint.cloned(), sinks: 1 };
+                let owner = Owner { endpoint: endpoint.cloned(), sinks: 1, writer: Weak::new() };
                 claims.insert(real.clone(), owner);
             }
             Some(owner) if owner.endpoint.is_some() && owner.endpoint.as_ref() == endpoint => {
@@ -51,6 +79,29 @@ impl Claim {
             }
         }
         Ok(Self(real))
+    }
+
+    /// The writer of the path for these settings: the one in use, or what `make` makes.
+    pub(super) fn writer(
+        &self,
+        settings: &Settings,
+        make: impl FnOnce() -> Writer<Log>,
+    ) -> Arc<SharedWriter> {
+        let mut claims = claims();
+        let owner = claims.get_mut(&self.0).expect("a claim keeps its owner's entry");
+        if let Some(writer) = owner.writer.upgrade()
+            && writer.settings == *settings
+            && writer.join()
+        {
+            return writer;
+        }
+        let writer = Arc::new(SharedWriter {
+            writer: make(),
+            settings: settings.clone(),
+            users: AtomicUsize::new(1),
+        });
+        owner.writer = Arc::downgrade(&writer);
+        writer
     }
 }
 

@@ -41,7 +41,7 @@ pub use config::{
     BATCH_MAX_DEFAULT, BATCH_MAX_MAX, FileMode, Fsync, KEEP_MAX, ROTATE_SIZE_MIN, Rotate, Settings,
 };
 
-use self::claim::Claim;
+use self::claim::{Claim, SharedWriter};
 use self::log::Log;
 use self::template::Template;
 use crate::writer::Writer;
@@ -83,7 +83,7 @@ impl SinkFactory for Factory {
 /// start of the program delays events and stops nothing.
 pub struct FileSink {
     // Dropped before the claim: the thread lets go of the file soon after.
-    writer: Writer<Log>,
+    shared: Arc<SharedWriter>,
     batch_max: usize,
     _claim: Claim,
 }
@@ -113,8 +113,9 @@ impl FileSink {
             Fsync::Never | Fsync::Batch => (settings.batch_max, GROUP_MAX),
         };
         let name = format!("file {:?}", settings.path);
-        let writer = Writer::new(name, group_max, Log::new(settings, template));
-        Ok(Self { writer, batch_max, _claim: claim })
+        let make = || Writer::new(name, group_max, Log::new(settings.clone(), template));
+        let shared = claim.writer(&settings, make);
+        Ok(Self { shared, batch_max, _claim: claim })
     }
 }
 
@@ -126,7 +127,7 @@ impl Sink for FileSink {
     /// Lines that are not being written yet are not written. Those that are will be finished; the
     /// next attempt of their deliveries is then acked without writing them again.
     async fn deliver(&self, batch: &[Attempt]) -> Vec<Outcome> {
-        self.writer.deliver(batch).await
+        self.shared.writer.deliver(batch).await
     }
 
     fn batch_max(&self) -> usize {
@@ -135,11 +136,12 @@ impl Sink for FileSink {
 
     /// Opens the file, and creates it where it is missing.
     async fn check(&self) -> Result<(), Nack> {
-        self.writer.check().await
+        self.shared.writer.check().await
     }
 
-    /// Syncs and closes the file, and waits for the compression of finished ones.
+    /// Syncs and closes the file, and waits for the compression of finished ones; does nothing where
+    /// a newer version of the endpoint writes on.
     async fn close(&self) -> Result<(), Error> {
-        self.writer.close().await
+        if self.shared.leave() { self.shared.writer.close().await } else { Ok(()) }
     }
 }

@@ -37,11 +37,16 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(value: D) -> Result<Option<&'a Raw
     <&RawValue>::deserialize(value).map(Some)
 }
 
-/// Every event that the arguments name, each checked.
-pub(super) fn read(publish: &Publish) -> Result<Vec<NewEvent>, Failure> {
+/// Every event that the arguments name, each checked: what is refused, is refused before anything is
+/// accepted.
+pub(super) fn read(publish: &Publish, payload_bytes_max: usize) -> Result<Vec<NewEvent>, Failure> {
     match (&publish.kind, &publish.file) {
-        (Some(kind), None) => Ok(vec![one(kind, publish)?]),
-        (None, Some(file)) => lines(file),
+        (Some(kind), None) => {
+            let event = one(kind, publish)?;
+            event.check(payload_bytes_max)?;
+            Ok(vec![event])
+        }
+        (None, Some(file)) => lines(file, payload_bytes_max),
         _ => Err(Failure::invalid("expected either TYPE or --file")),
     }
 }
@@ -60,7 +65,7 @@ fn one(kind: &str, publish: &Publish) -> Result<NewEvent, Failure> {
             None => text.as_bytes().to_vec(),
         },
     };
-    let mut event = NewEvent::raw(kind, data).map_err(|error| wrong(&error))?;
+    let mut event = NewEvent::raw(kind, data)?;
     if let Some(id) = &publish.id {
         event = event.id(id.clone());
     }
@@ -76,11 +81,6 @@ fn one(kind: &str, publish: &Publish) -> Result<NewEvent, Failure> {
     Ok(event)
 }
 
-/// An event that breaks a rule is wrong usage: no other try can succeed.
-fn wrong(error: &postrider::Error) -> Failure {
-    Failure::invalid(format!("failed to {}", error.chain()))
-}
-
 fn bounded(name: &str, from: impl Read) -> Result<Vec<u8>, Failure> {
     let mut data = Vec::new();
     from.take(BYTES_MAX + 1)
@@ -92,7 +92,7 @@ fn bounded(name: &str, from: impl Read) -> Result<Vec<u8>, Failure> {
     Ok(data)
 }
 
-fn lines(path: &Path) -> Result<Vec<NewEvent>, Failure> {
+fn lines(path: &Path, payload_bytes_max: usize) -> Result<Vec<NewEvent>, Failure> {
     let shown = path.display();
     let input: Box<dyn Read> = if path == Path::new("-") {
         Box::new(std::io::stdin().lock())
@@ -120,8 +120,8 @@ fn lines(path: &Path) -> Result<Vec<NewEvent>, Failure> {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let event =
-            event(&line).map_err(|what| Failure::invalid(format!("{shown}:{number}: {what}")))?;
+        let event = event(&line, payload_bytes_max)
+            .map_err(|what| Failure::invalid(format!("{shown}:{number}: {what}")))?;
         events.push(event);
     }
     if events.is_empty() {
@@ -130,7 +130,7 @@ fn lines(path: &Path) -> Result<Vec<NewEvent>, Failure> {
     Ok(events)
 }
 
-fn event(line: &[u8]) -> Result<NewEvent, String> {
+fn event(line: &[u8], payload_bytes_max: usize) -> Result<NewEvent, String> {
     let line: Line<'_> = serde_json::from_slice(line).map_err(|error| {
         // serde_json names its own line, which is always 1 here.
         let text = error.to_string();
@@ -158,5 +158,7 @@ fn event(line: &[u8]) -> Result<NewEvent, String> {
     if let Some(time) = line.expires_at {
         event = event.expires_at(time);
     }
+    let refused = |error: postrider::Error| format!("failed to {}", error.chain());
+    event.check(payload_bytes_max).map_err(refused)?;
     Ok(event)
 }
