@@ -170,3 +170,34 @@ async fn owed_deliveries_with_long_answers_stay_within_the_bound() {
     }
     assert!(held <= 64 << 10, "{held} bytes of answers are held, the bound is {}", 64 << 10);
 }
+
+/// An event whose payload has so many bytes.
+fn payload_of(id: &str, bytes: usize) -> Accept {
+    let payload = format!("\"{}\"", "x".repeat(bytes));
+    let event = NewEvent::raw("match", payload).unwrap().id(id.parse().unwrap());
+    let endpoints: Arc<[EndpointId]> = Arc::new(["a".parse().unwrap()]);
+    Accept { event: sealed(event), endpoints }
+}
+
+/// A settlement that evicts one event and settles another left as many settled as before, so that
+/// nobody was woken.
+#[tokio::test(start_paused = true)]
+async fn a_settlement_that_evicts_still_wakes_who_waits() {
+    let store =
+        Arc::new(MemoryStore::builder().bytes_max(32 << 10).when_full(WhenFull::Wait).build());
+    store.accept(vec![payload_of("settled", 8 << 10)], NOW).await.unwrap();
+    settle_one(&store, Decision::Delivered, 0).await;
+    store.accept(vec![payload_of("owed", 20 << 10)], NOW).await.unwrap();
+    let publisher = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.accept(vec![payload_of("waits", 26 << 10)], NOW).await }
+    });
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert!(!publisher.is_finished(), "there is no room yet");
+    settle_one(&store, Decision::Delivered, 4096).await;
+    tokio::time::timeout(Duration::from_mins(1), publisher)
+        .await
+        .expect("everything is settled: there is room")
+        .unwrap()
+        .unwrap();
+}

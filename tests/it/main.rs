@@ -2,6 +2,7 @@
 
 mod cli;
 mod contract;
+mod crash;
 mod defaults;
 mod demo_events;
 mod docs;

@@ -116,3 +116,17 @@ fn what_was_accepted_before_a_failure_is_told() {
     assert_eq!(published.code, Some(1), "{published:?}");
     assert!(published.stdout.contains(r#""accepted":[{"id""#), "{published:?}");
 }
+
+/// A file is accepted whole or not at all, also where the wrong line comes after the first batch and
+/// breaks a rule that only the bus knows.
+#[test]
+fn a_late_wrong_line_lets_nothing_through() {
+    let dir = folder("[[endpoints]]\nsink = 'file'\nname = 'f'\npath = 'out.ndjson'\n");
+    let key = "k".repeat(300);
+    let wrong = format!("{{\"type\":\"match\",\"data\":1,\"key\":\"{key}\"}}\n");
+    fs::write(dir.path().join("events.ndjson"), lines(600, 1) + &wrong).unwrap();
+    let published = ran(dir.path(), &["publish", "--file", "events.ndjson"]);
+    assert_eq!(published.code, Some(2), "wrong usage, as for any wrong line: {published:?}");
+    let out = fs::read_to_string(dir.path().join("out.ndjson")).unwrap_or_default();
+    assert_eq!(out.lines().count(), 0, "nothing was accepted");
+}

@@ -131,3 +131,17 @@ pub fn skip(test: &str, reason: &str) {
         writeln!(file, "{test}\t{reason}").expect("the skip log can be written");
     }
 }
+
+/// Random numbers of a test; the seed is printed and may be given as `POSTRIDER_SEED`.
+///
+/// # Panics
+/// Where `POSTRIDER_SEED` is no number.
+pub fn seed(test: &str) -> impl FnMut() -> u64 + use<> {
+    let seed = match std::env::var("POSTRIDER_SEED") {
+        Ok(seed) => seed.parse().expect("POSTRIDER_SEED is a number"),
+        Err(_) => fastrand::u64(..),
+    };
+    println!("{test}: POSTRIDER_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    move || random.u64(..)
+}

@@ -35,6 +35,7 @@ pub enum Call {
 #[derive(Clone, Copy)]
 enum Fault {
     Fail,
+    FailAfter,
     Panic,
 }
 
@@ -76,6 +77,11 @@ impl<S: Store> FaultyStore<S> {
         self.faults().entry(call).or_default().extend(vec![Fault::Fail; count]);
     }
 
+    /// Does what the next `count` claims ask for, and fails all the same.
+    pub fn fail_after_claim(&self, count: usize) {
+        self.faults().entry(Call::Claim).or_default().extend(vec![Fault::FailAfter; count]);
+    }
+
     /// Panics in the next `count` calls.
     pub fn panic(&self, call: Call, count: usize) {
         self.faults().entry(call).or_default().extend(vec![Fault::Panic; count]);
@@ -102,7 +108,8 @@ impl<S: Store> FaultyStore<S> {
         self.inner.faults.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    async fn enter(&self, call: Call) -> Result<(), Error> {
+    /// What happens to a call: `Ok(true)` where it is to fail after it was done.
+    async fn enter(&self, call: Call) -> Result<bool, Error> {
         self.inner.begun.send_modify(|begun| *begun.entry(call).or_default() += 1);
         let mut held = self.inner.held.subscribe();
         held.wait_for(|held| *held != Some(call)).await.expect("the sender lives in self");
@@ -111,7 +118,8 @@ impl<S: Store> FaultyStore<S> {
             .get_mut(&call)
             .and_then(|faults| if faults.is_empty() { None } else { Some(faults.remove(0)) });
         match fault {
-            None => Ok(()),
+            None => Ok(false),
+            Some(Fault::FailAfter) => Ok(true),
             Some(Fault::Fail) => {
                 Err(Error::new(ErrorKind::Store, format!("{call:?}: injected failure")))
             }
@@ -138,8 +146,12 @@ impl<S: Store> Store for FaultyStore<S> {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Claim, Error> {
-        self.enter(Call::Claim).await?;
-        self.inner.store.claim(endpoint, max, now, until).await
+        let fails_after = self.enter(Call::Claim).await?;
+        let claim = self.inner.store.claim(endpoint, max, now, until).await;
+        if fails_after {
+            return Err(Error::new(ErrorKind::Store, "claim: injected failure after the claim"));
+        }
+        claim
     }
 
     async fn extend(

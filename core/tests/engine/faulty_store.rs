@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider::store::MemoryStore;
+use postrider::store::{MemoryStore, Store};
 use postrider::testing::{Call, FaultyStore, RecordingSink, Step, TestClock};
-use postrider::{Bus, Endpoint, NewEvent};
+use postrider::{Bus, Endpoint, NewEvent, Timestamp};
 
 async fn bus(store: &FaultyStore<MemoryStore>, sink: &RecordingSink) -> Bus {
     Bus::builder()
@@ -74,4 +74,29 @@ async fn an_event_accepted_during_shutdown_is_delivered_or_told_as_left() {
     assert!(left.is_empty(), "{left:?}");
     publisher.await.unwrap().unwrap();
     assert_eq!(sink.events().len(), 1);
+}
+
+/// What a claim leased before it failed comes again when its lease has run out.
+#[tokio::test(start_paused = true)]
+async fn what_a_failed_claim_leased_comes_again() {
+    let store = FaultyStore::new(MemoryStore::default());
+    let sink = RecordingSink::default();
+    let bus = bus(&store, &sink).await;
+    store.fail_after_claim(1);
+    bus.publish(event(1)).await.unwrap();
+    assert!(bus.flush(Duration::from_secs(3600)).await.unwrap().is_empty());
+    assert_eq!(sink.attempts().len(), 1);
+}
+
+/// After a shutdown that broke attempts off, nothing is under a lease: it is all due.
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_gives_leases_back() {
+    let store = FaultyStore::new(MemoryStore::default());
+    let sink = RecordingSink::scripted([Step::Hang]);
+    let bus = bus(&store, &sink).await;
+    bus.publish(event(1)).await.unwrap();
+    sink.attempted(1).await;
+    bus.shutdown(Duration::ZERO).await.unwrap();
+    let backlog = store.backlog(Timestamp::MAX).await.unwrap();
+    assert_eq!((backlog[0].ready, backlog[0].leased), (1, 0));
 }
