@@ -185,6 +185,11 @@ impl Disk {
         self.lock().image(Left::All, &mut Rng::with_seed(0))
     }
 
+    /// What a power cut leaves at least.
+    pub(crate) fn durable(&self) -> Disk {
+        self.lock().image(Left::None, &mut Rng::with_seed(0))
+    }
+
     /// What may be left after a power cut.
     pub(crate) fn after_power_cut(&self, rng: &mut Rng) -> Disk {
         self.lock().image(Left::Some, rng)

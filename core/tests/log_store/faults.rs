@@ -1,10 +1,15 @@
 //! Failing disks and damaged files.
 
 use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use postrider::ErrorKind;
-use postrider::store::Store;
+use postrider::delivery::Decision;
+use postrider::store::log::Sync;
+use postrider::store::{Accept, LogStore, Settlement, Store};
+use postrider::testing::envelope;
+use postrider::{EndpointId, ErrorKind};
 
 use super::crash::{is_long, seed};
 use super::disk::{Disk, Fail};
@@ -110,6 +115,26 @@ async fn damage_is_reported_and_the_rest_served() {
     }
 }
 
+/// A torn end is cut, and said so; what is before it is served, and the log goes on.
+#[tokio::test]
+async fn a_torn_end_is_cut_and_reported() {
+    let work = filled().await;
+    let disk = work.disk.after_crash();
+    let name = disk.segments().pop().unwrap();
+    disk.damage(&name, |bytes| {
+        let held = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        bytes[held - 4..=held].fill(0);
+    });
+    work.ledger.check_but(&disk, 5).await.unwrap();
+    let store = open(&disk, false).unwrap();
+    let cut = store.recovery().cut.clone().expect("the end was torn");
+    assert!(cut.file.ends_with(&name) && cut.bytes > 0, "{cut:?}");
+    assert!(store.recovery().damaged.is_empty(), "{:?}", store.recovery());
+    store.close().await.unwrap();
+    let again = open(&disk, false).unwrap();
+    assert_eq!(again.recovery().owed, store.recovery().owed);
+}
+
 /// A damaged checkpoint or index costs time, nothing else.
 #[tokio::test]
 async fn derived_files_may_be_lost() {
@@ -138,6 +163,63 @@ async fn derived_files_may_be_lost() {
     .await;
 }
 
+/// Waits until what a power cut would leave is as `expect` says.
+async fn until_durable(disk: &Disk, expect: impl Fn(&LogStore) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let store = open(&disk.durable(), false).unwrap();
+        if expect(&store) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not durable: {:?}", store.recovery());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What each durability promises: when an accepted event survives a power cut, and that a settlement
+/// does soon, though nobody waits for it.
+#[tokio::test]
+async fn durability_is_what_it_says() {
+    let endpoints: Arc<[EndpointId]> = Arc::new(["a".parse().unwrap()]);
+    let accept = || vec![Accept { event: envelope("match", "1"), endpoints: endpoints.clone() }];
+    let store = async |disk: &Disk, durability| {
+        let builder = LogStore::builder("unused").files(Arc::new(disk.clone()));
+        builder.durability(durability).open().await.unwrap()
+    };
+    let owed = |disk: &Disk| open(disk, false).unwrap().recovery().owed;
+
+    let disk = Disk::default();
+    let always = store(&disk, Sync::Always).await;
+    for count in 1..20 {
+        always.accept(accept(), START).await.unwrap();
+        assert_eq!(owed(&disk.durable()), count, "durable when it is acknowledged");
+    }
+    let claim = always.claim(&endpoints[0], 1, START, START).await.unwrap();
+    let lease = &claim.leases[0];
+    let settlement = Settlement {
+        delivery: lease.delivery.clone(),
+        fence: lease.fence,
+        attempt: None,
+        decision: Decision::Delivered,
+    };
+    always.settle(&[settlement]).await.unwrap();
+    until_durable(&disk, |store| store.recovery().owed == 18).await;
+
+    let disk = Disk::default();
+    let batch = store(&disk, Sync::Batch(Duration::from_millis(20))).await;
+    batch.accept(accept(), START).await.unwrap();
+    assert_eq!(owed(&disk.after_crash()), 1, "the process may crash at once");
+    until_durable(&disk, |store| store.recovery().owed == 1).await;
+
+    let disk = Disk::default();
+    let os = store(&disk, Sync::Os).await;
+    os.accept(accept(), START).await.unwrap();
+    assert_eq!(owed(&disk.after_crash()), 1);
+    assert_eq!(owed(&disk.durable()), 0, "nobody asked the disk");
+    os.close().await.unwrap();
+    assert_eq!(owed(&disk.durable()), 1, "a close makes it good");
+}
+
 /// A log of a newer major version is left alone, with an error that says so.
 #[tokio::test]
 async fn a_newer_format_is_refused() {
@@ -152,6 +234,6 @@ async fn a_newer_format_is_refused() {
     let error = open(&disk, false).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Store);
     assert!(error.to_string().contains("has format 2"), "{error}");
-    let late = START.after(std::time::Duration::from_secs(1));
+    let late = START.after(Duration::from_secs(1));
     assert!(work.store.backlog(late).await.is_ok());
 }

@@ -62,12 +62,27 @@ impl Folder {
     }
 }
 
+impl Folder {
+    /// Makes the folder and what is missing above it, so that a power cut leaves them there.
+    fn create(&self) -> io::Result<()> {
+        let path = std::path::absolute(&self.path)?;
+        let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
+        fs::create_dir_all(&path)?;
+        for made in missing {
+            if let Some(above) = made.parent() {
+                fs::File::open(above)?.sync_all()?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The name of the file that is locked.
 const LOCK: &str = "lock";
 
 impl Files for Folder {
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
-        fs::create_dir_all(&self.path)?;
+        self.create()?;
         let path = self.path.join(LOCK);
         let mut lock =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;

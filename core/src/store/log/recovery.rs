@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::checkpoint::{self, Checkpoint};
 use super::codec::{Decoded, Malformed};
+use super::dedup::DEDUP_IDS_MAX;
 use super::files::{File, Files, folder_path, read_range, read_whole};
 use super::format::{
     self, CHECKPOINT, CHECKPOINT_NEW, Frame, RECORD_HEADER, SEGMENT_HEADER, SEGMENT_NEW, SPARE_NEW,
@@ -190,6 +191,8 @@ struct Replay<'a> {
     endpoints: Vec<Option<EndpointId>>,
     /// Deliveries that were tried. By event here, as settlements name them; by time afterwards.
     waiting: HashMap<(u32, u64), (Timestamp, Tried)>,
+    /// Ids of events below it are too many to be remembered.
+    remember_from: u64,
     /// The events of a batch whose last one was not read yet.
     batch: Vec<Batched>,
     /// Where that batch began.
@@ -225,6 +228,7 @@ impl<'a> Replay<'a> {
             recovery,
             endpoints: Vec::new(),
             waiting: HashMap::new(),
+            remember_from: 0,
             batch: Vec::new(),
             start: None,
         }
@@ -237,6 +241,8 @@ impl<'a> Replay<'a> {
         last_number: u32,
     ) -> io::Result<()> {
         self.recovery.segments = headers.len();
+        let newest = headers.last().map_or(0, |(header, _)| header.base);
+        self.remember_from = newest.saturating_sub(DEDUP_IDS_MAX as u64);
         self.state.tail.place.segment = last_number;
         let loads: HashMap<u32, Load> = checkpoint
             .iter()
@@ -296,9 +302,9 @@ impl<'a> Replay<'a> {
         if is_whole {
             segment.drop_prints();
         }
-        self.state.dedup.reserve(prints.len());
-        for (event, print) in (base..).zip(&prints) {
-            if *print != 0 {
+        if base + prints.len() as u64 > self.remember_from {
+            self.state.dedup.reserve(prints.len());
+            for (event, print) in (base..).zip(&prints).filter(|(_, print)| **print != 0) {
                 self.state.dedup.insert(*print, event);
             }
         }
