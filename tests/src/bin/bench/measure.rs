@@ -42,7 +42,7 @@ pub(crate) trait Side: Send {
     fn slice(&mut self) -> impl Future<Output = Result<Took, Failure>> + Send;
 }
 
-/// Slices of both sides, pair by pair.
+/// Slices of both sides, pair by pair; no limit where the subject is one itself.
 #[derive(Debug, Default)]
 pub(crate) struct Pairs {
     pub(crate) subject: Vec<Took>,

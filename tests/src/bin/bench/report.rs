@@ -75,7 +75,7 @@ impl Report {
     pub(crate) fn begin(&mut self, bench: &str, about: &str) {
         println!("\n{bench}: {about}");
         println!(
-            "  {:<36} {:>12} {:>12}  {:<12} {:>22}  goal",
+            "  {:<40} {:>10} {:>10}  {:<10} {:>20}  goal",
             "case", "value", "limit", "unit", "ratio"
         );
     }
@@ -132,27 +132,34 @@ impl Report {
         goal: Option<Goal>,
     ) {
         let median = |slices: &[Took]| Spread::of(slices.iter().copied().map(&figure)).median;
-        let (value, limit) = (median(&pairs.subject), median(&pairs.limit));
-        let both = pairs.subject.iter().zip(&pairs.limit);
-        let ratio = Spread::of(both.map(|(subject, limit)| figure(*subject) / figure(*limit)));
-        let met = goal.map(|goal| goal.is_met(ratio.median));
-        let judged = match (goal, met) {
-            (Some(goal), Some(true)) => format!("{} met", goal.text()),
-            (Some(goal), _) => format!("{} MISSED", goal.text()),
-            (None, _) => String::new(),
-        };
-        let shown = format!("{:.2} ({:.2}-{:.2})", ratio.median, ratio.low, ratio.high);
-        println!("  {case:<36} {value:>12.2} {limit:>12.2}  {unit:<12} {shown:>22}  {judged}");
-        self.rows.push(Row {
-            bench,
-            case,
-            value,
-            unit,
-            limit: Some(limit),
-            ratio: Some(ratio.median),
-            goal: goal.map(Goal::text),
-            met,
-        });
+        let value = median(&pairs.subject);
+        let mut row =
+            Row { bench, case, value, unit, limit: None, ratio: None, goal: None, met: None };
+        let case = &row.case;
+        print!("  {case:<40} {value:>10.2} ");
+        if pairs.limit.is_empty() {
+            println!("{:>10}  {unit}", "-");
+        } else {
+            let limit = median(&pairs.limit);
+            let both = pairs.subject.iter().zip(&pairs.limit);
+            let ratio = Spread::of(both.map(|(subject, limit)| figure(*subject) / figure(*limit)));
+            let shown = format!("{:.2} ({:.2}-{:.2})", ratio.median, ratio.low, ratio.high);
+            let met = goal.map(|goal| goal.is_met(ratio.median));
+            let judged = match (goal, met) {
+                (Some(goal), Some(true)) => format!("{} met", goal.text()),
+                (Some(goal), _) => format!("{} MISSED", goal.text()),
+                (None, _) => String::new(),
+            };
+            println!("{limit:>10.2}  {unit:<10} {shown:>20}  {judged}");
+            row = Row {
+                limit: Some(limit),
+                ratio: Some(ratio.median),
+                goal: goal.map(Goal::text),
+                met,
+                ..row
+            };
+        }
+        self.rows.push(row);
     }
 
     /// Writes all rows as a JSON array.
