@@ -54,13 +54,12 @@ impl Guarded {
     /// As [`Store::ready`], also cancel safe.
     pub(crate) async fn ready(&self) -> Vec<EndpointId> {
         loop {
-            match AssertUnwindSafe(async { self.0.ready().await }).catch_unwind().await {
-                Ok(endpoints) => return endpoints,
-                Err(_) => {
-                    tracing::error!("the store panicked when asked what is ready");
-                    tokio::time::sleep(READY_WAIT).await;
-                }
+            let asked = AssertUnwindSafe(async { self.0.ready().await }).catch_unwind().await;
+            if let Ok(endpoints) = asked {
+                return endpoints;
             }
+            tracing::error!("the store panicked when asked what is ready");
+            tokio::time::sleep(READY_WAIT).await;
         }
     }
 }

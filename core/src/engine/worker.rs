@@ -22,6 +22,8 @@ use crate::time::Timestamp;
 const CLAIM_MAX: usize = 4096;
 
 type Leases = Vec<(DeliveryId, Fence)>;
+/// What a call comes back with: what served it, and a settlement for each of its leases.
+type Called = (Arc<Serving>, Vec<Settlement>);
 
 /// Serves `lane` until nothing is in flight and nothing more is due; `permit` is for its first call.
 pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, permit: OwnedSemaphorePermit) {
@@ -42,7 +44,7 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, permit: OwnedSemap
 struct Worker {
     shared: Arc<Shared>,
     lane: Arc<Lane>,
-    calls: JoinSet<(Arc<Serving>, Vec<Settlement>)>,
+    calls: JoinSet<Called>,
     /// The leases of each call, to extend them and to give them back.
     under_way: HashMap<Id, Leases>,
     /// When the first of these leases runs out, by the wall clock, or earlier.
@@ -205,7 +207,7 @@ impl Worker {
         self.under_way.insert(call.id(), leases);
     }
 
-    fn finish(&mut self, done: Result<(Id, (Arc<Serving>, Vec<Settlement>)), JoinError>) {
+    fn finish(&mut self, done: Result<(Id, Called), JoinError>) {
         match done {
             Ok((id, (serving, settlements))) => {
                 self.under_way.remove(&id);

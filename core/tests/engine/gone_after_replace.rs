@@ -15,6 +15,7 @@ struct GoneLate(RecordingSink);
 impl Sink for GoneLate {
     async fn deliver(&self, batch: &[Attempt]) -> Vec<Outcome> {
         self.0.deliver(batch).await;
+        // tidy: allow(sleep): the clock is paused
         tokio::time::sleep(Duration::from_secs(5)).await;
         batch.iter().map(|_| Err(Nack::disable(Cause::Status, "410"))).collect()
     }

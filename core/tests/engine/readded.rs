@@ -19,6 +19,7 @@ struct FailsLate(RecordingSink);
 impl Sink for FailsLate {
     async fn deliver(&self, batch: &[Attempt]) -> Vec<Outcome> {
         self.0.deliver(batch).await;
+        // tidy: allow(sleep): the clock is paused
         tokio::time::sleep(5 * SECOND).await;
         batch.iter().map(|_| Err(Nack::retry(Cause::Status, "500"))).collect()
     }

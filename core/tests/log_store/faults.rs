@@ -172,6 +172,7 @@ async fn until_durable(disk: &Disk, expect: impl Fn(&LogStore) -> bool) {
             return;
         }
         assert!(Instant::now() < deadline, "not durable: {:?}", store.recovery());
+        // tidy: allow(sleep): polls a condition with a deadline
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

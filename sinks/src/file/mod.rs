@@ -73,7 +73,7 @@ impl SinkFactory for Factory {
         settings: &Settings,
         context: &CheckContext<'_>,
     ) -> Result<Arc<dyn Sink>, Error> {
-        Ok(Arc::new(FileSink::claim(settings.clone(), Some(context.endpoint))?))
+        Ok(Arc::new(FileSink::claim(settings, Some(context.endpoint))?))
     }
 }
 
@@ -95,10 +95,10 @@ impl FileSink {
     /// [`ErrorKind::Config`] for wrong settings, [`ErrorKind::Sink`] where another sink of this
     /// process writes to the same path.
     pub fn new(settings: Settings) -> Result<Self, Error> {
-        Self::claim(settings, None)
+        Self::claim(&settings, None)
     }
 
-    fn claim(settings: Settings, endpoint: Option<&EndpointId>) -> Result<Self, Error> {
+    fn claim(settings: &Settings, endpoint: Option<&EndpointId>) -> Result<Self, Error> {
         let refuse = |problem: Problem| {
             let what = format!("set up a file sink: {}: {}", problem.key, problem.message);
             Error::new(ErrorKind::Config, what)
@@ -114,7 +114,7 @@ impl FileSink {
         };
         let name = format!("file {:?}", settings.path);
         let make = || Writer::new(name, group_max, Log::new(settings.clone(), template));
-        let shared = claim.writer(&settings, make);
+        let shared = claim.writer(settings, make);
         Ok(Self { shared, batch_max, _claim: claim })
     }
 }
