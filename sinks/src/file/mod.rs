@@ -94,8 +94,8 @@ impl FileSink {
     /// # Errors
     /// [`ErrorKind::Config`] for wrong settings, [`ErrorKind::Sink`] where another sink of this
     /// process writes to the same path.
-    pub fn new(settings: Settings) -> Result<Self, Error> {
-        Self::claim(&settings, None)
+    pub fn new(settings: &Settings) -> Result<Self, Error> {
+        Self::claim(settings, None)
     }
 
     fn claim(settings: &Settings, endpoint: Option<&EndpointId>) -> Result<Self, Error> {

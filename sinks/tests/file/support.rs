@@ -39,7 +39,7 @@ pub(crate) fn lines(attempts: &[Attempt]) -> String {
 }
 
 pub(crate) fn open(settings: Settings) -> FileSink {
-    FileSink::new(settings).unwrap()
+    FileSink::new(&settings).unwrap()
 }
 
 pub(crate) fn settings(path: &Path) -> Settings {

@@ -160,7 +160,7 @@ struct Deliver<'a> {
 
 impl Side for Deliver<'_> {
     async fn slice(&mut self) -> Result<Took, Failure> {
-        let sink = FileSink::new(self.work.settings())?;
+        let sink = FileSink::new(&self.work.settings())?;
         // Opens the file, as the limit does before its time begins.
         sink.check().await.map_err(|nack| nack.message().to_owned())?;
         let watch = Stopwatch::start();
@@ -185,7 +185,7 @@ struct ThroughBus<'a> {
 
 impl<'a> ThroughBus<'a> {
     async fn open(work: &'a Work) -> Result<Self, Failure> {
-        let (sink, acks) = Counted::new(FileSink::new(work.settings())?);
+        let (sink, acks) = Counted::new(FileSink::new(&work.settings())?);
         let store = MemoryStore::builder().events_max(20_000).when_full(WhenFull::Wait).build();
         let endpoint = Endpoint::builder("file", sink).build();
         let bus = Bus::builder().endpoint(endpoint).store(store).open().await?;
