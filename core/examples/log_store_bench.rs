@@ -1,6 +1,7 @@
 //! Measures the embedded store against the disk: durable publishes with 1, 16 and 256 callers beside
-//! raw `pwrite` + `fdatasync` of the same batches, slices alternating in one run; then claim and
-//! settle, memory and reopening with a large backlog.
+//! raw `pwrite` + `fdatasync` of the same batches, slices alternating in one run: bare, by one thread
+//! that waits for nobody, and handed over, where as many callers have one thread write for them. Then
+//! claim and settle, memory and reopening with a large backlog.
 //!
 //! `cargo run --release -p postrider --features test-util --example log_store_bench [FOLDER [EVENTS]]`
 
@@ -20,6 +21,8 @@ use postrider::{EndpointId, Timestamp};
 
 const SLICE: Duration = Duration::from_millis(400);
 const ROUNDS: usize = 6;
+/// What an event of 400 bytes takes in the log.
+const EVENT_BYTES: usize = 436;
 
 fn payload() -> String {
     format!(r#"{{"fill":"{}"}}"#, "x".repeat(389))
@@ -62,22 +65,71 @@ impl Raw {
         Self { file, at: 0, size }
     }
 
+    fn write(&mut self, batch: &[u8]) {
+        if self.at + batch.len() as u64 > self.size {
+            self.at = 0;
+        }
+        self.file.write_all_at(batch, self.at).unwrap();
+        self.file.sync_data().unwrap();
+        self.at += batch.len() as u64;
+    }
+
     /// Batches per second.
     fn run(&mut self, bytes: usize) -> f64 {
         let batch = vec![1; bytes];
         let started = Instant::now();
         let mut batches = 0;
         while started.elapsed() < SLICE {
-            if self.at + bytes as u64 > self.size {
-                self.at = 0;
-            }
-            self.file.write_all_at(&batch, self.at).unwrap();
-            self.file.sync_data().unwrap();
-            self.at += bytes as u64;
+            self.write(&batch);
             batches += 1;
         }
         f64::from(batches) / started.elapsed().as_secs_f64()
     }
+}
+
+/// The same number of callers hand events to a thread that writes and syncs what has come: what any
+/// store with a writer can reach at best. Events per second.
+async fn handed_over(path: PathBuf, callers: usize) -> f64 {
+    type Request = tokio::sync::oneshot::Sender<()>;
+    let (sender, requests) = std::sync::mpsc::channel::<Request>();
+    let writer = std::thread::spawn(move || {
+        let mut raw = Raw::new(path);
+        while let Ok(first) = requests.recv() {
+            let batch: Vec<Request> = [first].into_iter().chain(requests.try_iter()).collect();
+            raw.write(&vec![1; batch.len() * EVENT_BYTES]);
+            for request in batch {
+                let _ = request.send(());
+            }
+        }
+    });
+    // The writer makes its file first.
+    let (done, made) = tokio::sync::oneshot::channel();
+    sender.send(done).unwrap();
+    made.await.unwrap();
+    let started = Instant::now();
+    let tasks: Vec<_> = (0..callers)
+        .map(|_| {
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                let mut count = 0_u64;
+                while started.elapsed() < SLICE {
+                    let (done, written) = tokio::sync::oneshot::channel();
+                    sender.send(done).unwrap();
+                    written.await.unwrap();
+                    count += 1;
+                }
+                count
+            })
+        })
+        .collect();
+    let mut count = 0;
+    for task in tasks {
+        count += task.await.unwrap();
+    }
+    let rate = count as f64 / started.elapsed().as_secs_f64();
+    drop(sender);
+    tokio::task::spawn_blocking(|| writer.join().unwrap()).await.unwrap();
+    rate
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -90,7 +142,7 @@ async fn publish(folder: &Path, callers: usize) {
     let store = LogStore::builder(folder.join(format!("log-{callers}"))).open().await.unwrap();
     let store = Arc::new(store);
     let mut raw = Raw::new(folder.join("raw"));
-    let mut ratios = Vec::new();
+    let (mut ratios, mut handed_ratios) = (Vec::new(), Vec::new());
     let (mut best, mut best_raw, mut cpu_us) = (0_f64, 0_f64, f64::MAX);
     // Events are made ahead: making them is not the store's work.
     for round in 0..=ROUNDS {
@@ -126,21 +178,24 @@ async fn publish(folder: &Path, callers: usize) {
         let rate = count as f64 / started.elapsed().as_secs_f64();
         let us = cpu().saturating_sub(cpu_before).as_secs_f64() * 1e6 / count as f64;
         let batch = count as f64 / (store.syncs() - syncs).max(1) as f64;
-        let raw_rate = raw.run((batch * 446.0) as usize) * batch;
+        let raw_rate = raw.run((batch * EVENT_BYTES as f64) as usize) * batch;
+        let handed = handed_over(folder.join("handed"), callers).await;
         // The first round warms up.
         if round > 0 {
             ratios.push(rate / raw_rate);
+            handed_ratios.push(rate / handed);
             best = best.max(rate);
             best_raw = best_raw.max(raw_rate);
             cpu_us = cpu_us.min(us);
         }
         println!(
-            "  {callers:3} callers: {rate:9.0}/s, batch {batch:5.1}, raw {raw_rate:9.0}/s, {us:.2} us CPU"
+            "  {callers:3} callers: {rate:9.0}/s, batch {batch:5.1}, raw {raw_rate:9.0}/s, handed over {handed:9.0}/s, {us:.2} us CPU"
         );
     }
     println!(
-        "{callers:3} callers: best {best:.0}/s, raw best {best_raw:.0}/s, ratio median {:.2}, CPU {cpu_us:.2} us/event",
-        median(ratios)
+        "{callers:3} callers: best {best:.0}/s, raw best {best_raw:.0}/s, ratio median {:.2}, to handed over {:.2}, CPU {cpu_us:.2} us/event",
+        median(ratios),
+        median(handed_ratios)
     );
     store.close().await.unwrap();
 }

@@ -63,6 +63,8 @@ pub(super) struct State {
     pub(super) checkpoint: Place,
     pub(super) checkpoint_bytes: u64,
     pub(super) must_close: bool,
+    /// Whether the writer waits to be woken: waking one that does not costs a system call for nothing.
+    pub(super) is_writer_asleep: bool,
 }
 
 /// An event that waits to become durable.
@@ -143,6 +145,7 @@ impl State {
             checkpoint: nowhere,
             checkpoint_bytes: 0,
             must_close: false,
+            is_writer_asleep: false,
         }
     }
 

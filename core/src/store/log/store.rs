@@ -18,7 +18,7 @@ use super::record::{MovedDelivery, Place};
 use super::recovery::{self, Recovery};
 use super::segment::{Extent, Segment};
 use super::state::{Limits, State as Known, Status, Try};
-use super::writer::{Core, Writer};
+use super::writer::{Core, Writer, wake};
 use super::{LogStoreBuilder, Options, Sync, index};
 use crate::delivery::{Decision, DeliveryId, State};
 use crate::endpoint::EndpointId;
@@ -188,9 +188,9 @@ impl LogStore {
             state.check_usable()?;
             let (done, receiver) = tokio::sync::oneshot::channel();
             state.readers.push(done);
+            wake(&self.core, state);
             receiver
         };
-        self.core.wake.notify_one();
         #[cfg(feature = "test-util")]
         self.step(false);
         match receiver.await {
@@ -397,12 +397,18 @@ impl Store for LogStore {
         // missed, and the usual publisher pays nothing.
         let mut space = pin!(None);
         loop {
-            let tried = self.core.lock().accept(&batch, &prints, now, &known, self.limits());
+            let tried = {
+                let mut state = self.core.lock();
+                let tried = state.accept(&batch, &prints, now, &known, self.limits());
+                if matches!(tried, Ok(Try::Wait(..))) {
+                    wake(&self.core, state);
+                }
+                tried
+            };
             let must_wait = match tried {
                 Ok(Try::Done(accepted)) => return Ok(accepted),
                 Ok(Try::Wait(accepted, done)) => {
                     space.set(None);
-                    self.core.wake.notify_one();
                     return match done.await {
                         Ok(()) => Ok(accepted),
                         Err(_) => Err(self.failure("accept an event")),
@@ -498,13 +504,12 @@ impl Store for LogStore {
         let mut state = self.core.lock();
         state.check_usable()?;
         let settled = batch.iter().map(|settlement| state.settle(settlement)).collect();
-        let must_wake = state.buffered_since.is_none() && state.tail.buffered > 0;
-        if must_wake {
+        if state.buffered_since.is_none() && state.tail.buffered > 0 {
             state.buffered_since = Some(Instant::now());
-        }
-        drop(state);
-        if must_wake {
-            self.core.wake.notify_one();
+            // It must learn when to write.
+            wake(&self.core, state);
+        } else {
+            drop(state);
         }
         if self.core.options.when_full == WhenFull::Wait {
             self.core.space.notify_waiters();

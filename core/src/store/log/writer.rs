@@ -73,6 +73,15 @@ impl Core {
     }
 }
 
+/// Wakes the writer where it sleeps, once `state` is let go.
+pub(super) fn wake(core: &Core, mut state: MutexGuard<'_, State>) {
+    let is_asleep = std::mem::take(&mut state.is_writer_asleep);
+    drop(state);
+    if is_asleep {
+        core.wake.notify_one();
+    }
+}
+
 /// The one who writes.
 pub(super) struct Writer {
     core: Arc<Core>,
@@ -193,6 +202,7 @@ impl Writer {
                 }
                 deadline = write_at.into_iter().chain(sync_at).min();
             }
+            state.is_writer_asleep = true;
             state = match deadline {
                 None => self.core.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(at) => {
@@ -201,6 +211,7 @@ impl Writer {
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
+            state.is_writer_asleep = false;
         }
     }
 
