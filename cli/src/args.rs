@@ -50,9 +50,9 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Init {
-    /// The file to write
-    #[arg(default_value = "postrider.toml", value_name = "FILE")]
-    pub(crate) file: PathBuf,
+    /// The file to write: TOML [default: --config, else postrider.toml]
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
     /// Replaces a file that is there
     #[arg(long)]
     pub(crate) force: bool,

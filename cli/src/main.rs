@@ -41,17 +41,19 @@ impl From<Exit> for ExitCode {
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
     pub(crate) message: String,
+    /// For machines, where there is more to tell than the message.
+    pub(crate) errors: Option<serde_json::Value>,
 }
 
 impl Failure {
     /// It failed (1).
     pub(crate) fn failed(message: impl Into<String>) -> Self {
-        Self { exit: Exit::Failed, message: message.into() }
+        Self { exit: Exit::Failed, message: message.into(), errors: None }
     }
 
     /// Wrong usage or an invalid configuration (2).
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Self { exit: Exit::Invalid, message: message.into() }
+        Self { exit: Exit::Invalid, message: message.into(), errors: None }
     }
 }
 
@@ -68,7 +70,23 @@ impl From<postrider::Error> for Failure {
 
 impl From<postrider::config::ConfigErrors> for Failure {
     fn from(errors: postrider::config::ConfigErrors) -> Self {
-        Self::invalid(errors.to_string())
+        let count = errors.iter().len();
+        let mistakes = if count == 1 { "1 mistake" } else { &format!("{count} mistakes") };
+        let each = errors.iter().map(|error| {
+            serde_json::json!({
+                "place": error.place.to_string(),
+                "line": error.place.line,
+                "key": error.key,
+                "message": error.message,
+                "found": error.found,
+                "remedy": error.remedy,
+            })
+        });
+        let each: Vec<_> = each.collect();
+        Self {
+            errors: Some(serde_json::json!({ "errors": each })),
+            ..Self::invalid(format!("the configuration has {mistakes}\n{errors}"))
+        }
     }
 }
 
@@ -84,7 +102,7 @@ fn main() -> ExitCode {
     output::log(&args);
     let output = Output::new(&args);
     let done = match &args.command {
-        Command::Init(init) => commands::init::run(init, &output),
+        Command::Init(init) => commands::init::run(&args, init, &output),
         Command::Check(check) => run_async(commands::check::run(&args, check, &output)),
         Command::Publish(publish) => run_async(commands::publish::run(&args, publish, &output)),
         Command::Schema => commands::schema::schema(&output),
@@ -93,6 +111,10 @@ fn main() -> ExitCode {
     match done {
         Ok(exit) => exit.into(),
         Err(failure) => {
+            if let Some(errors) = &failure.errors {
+                // What cannot be written is on stderr all the same.
+                let _ = output.json(errors);
+            }
             output::error(&failure.message);
             failure.exit.into()
         }

@@ -112,6 +112,42 @@ fn five_mistakes_are_five_errors() {
     }
 }
 
+/// For machines the mistakes are a document.
+#[test]
+fn mistakes_for_machines() {
+    let dir = folder("postrider.toml", "[bus]\nwhen_full = 'maybe'\n[[endpoints]]\nurl = 'x'\n");
+    let checked = ran(dir.path(), &["check", "--json"]);
+    assert_eq!(checked.code, Some(2), "{checked:?}");
+    let errors = json(&checked)["errors"].clone();
+    let keys: Vec<&str> =
+        errors.as_array().unwrap().iter().map(|it| it["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["bus.when_full", "endpoints[0].url"]);
+    assert_eq!(errors[0]["line"], 2);
+}
+
+/// `init` writes where it is told to, and TOML only.
+#[test]
+fn init_writes_where_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(ran(dir.path(), &["--config", "a.toml", "init"]).code, Some(0));
+    assert_eq!(ran(dir.path(), &["init", "b.toml"]).code, Some(0));
+    assert!(dir.path().join("a.toml").exists() && dir.path().join("b.toml").exists());
+    assert_eq!(ran(dir.path(), &["init", "c.json"]).code, Some(2));
+    assert!(!dir.path().join("c.json").exists());
+}
+
+/// Deliveries of a disabled endpoint are held, and told so.
+#[test]
+fn held_is_told_as_held() {
+    let dir = folder(
+        "postrider.toml",
+        "[bus]\ndata_dir = 'data'\n[[endpoints]]\nsink = 'file'\nname = 'Off'\npath = 'x'\nenabled = false\n",
+    );
+    let published = ran(dir.path(), &["publish", "match"]);
+    assert_eq!(published.code, Some(0), "{published:?}");
+    assert!(published.stdout.contains("Off: held: the endpoint is disabled"), "{published:?}");
+}
+
 /// The same configuration in TOML, in JSON and in variables is the same.
 #[test]
 fn three_spellings_one_configuration() {
@@ -216,7 +252,7 @@ fn what_is_left_is_told() {
     let ran = ran(dir.path(), &["publish", "match", "--wait", "300ms"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(ran.stdout.contains("down: waiting") && ran.stdout.contains("refused"), "{ran:?}");
-    assert!(ran.stderr.contains("1 deliveries were not made within --wait"), "{ran:?}");
+    assert!(ran.stderr.contains("1 delivery was not made within --wait"), "{ran:?}");
     assert!(!format!("{ran:?}").contains("hunter2"), "a query may hold a secret: {ran:?}");
 }
 

@@ -58,6 +58,28 @@ fn relative_paths_start_at_the_configuration() {
     assert_eq!(std::fs::read_dir(dir.path().join("etc/log")).unwrap().count(), 1);
 }
 
+/// `check --connect` makes and changes nothing, not even a last line that was never ended.
+#[test]
+fn checking_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("precious.txt"), "x\nlast").unwrap();
+    let text = "[[endpoints]]\nsink = 'file'\nname = 'old'\npath = 'precious.txt'\n\
+                [[endpoints]]\nsink = 'file'\nname = 'new'\npath = 'log/new.ndjson'\n";
+    std::fs::write(dir.path().join("postrider.toml"), text).unwrap();
+    let checked = run(&mut postrider(dir.path(), ["check", "--connect"]));
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["postrider.toml", "precious.txt"]);
+    assert_eq!(std::fs::read_to_string(dir.path().join("precious.txt")).unwrap(), "x\nlast");
+
+    let ran = run(&mut postrider(dir.path(), ["publish", "match"]));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let text = std::fs::read_to_string(dir.path().join("precious.txt")).unwrap();
+    assert!(text.starts_with("x\nlast\n{\"id\":"), "somebody else's line stays: {text}");
+}
+
 /// A file that cannot be written is told, by `check --connect` and by what is left; it is no loss.
 #[test]
 fn a_file_that_cannot_be_written_is_told() {

@@ -280,8 +280,8 @@ impl Bus {
         patterns: impl IntoIterator<Item = &'a str>,
     ) -> Result<Subscription, Error> {
         let patterns: Result<Vec<Pattern>, _> = patterns.into_iter().map(str::parse).collect();
-        let patterns =
-            patterns.map_err(|error| Error::new(ErrorKind::Invalid, "subscribe").because(error))?;
+        let patterns = patterns
+            .map_err(|error| Error::new(ErrorKind::Invalid, format!("subscribe: {error}")))?;
         Ok(self.inner.subscriptions.subscribe(patterns))
     }
 

@@ -127,9 +127,9 @@ impl fmt::Debug for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// The configuration is wrong.
+/// The configuration is wrong; the message lists every mistake.
 impl From<ConfigErrors> for crate::Error {
     fn from(errors: ConfigErrors) -> Self {
-        Self::new(crate::ErrorKind::Config, "load the configuration").because(errors)
+        Self::new(crate::ErrorKind::Config, format!("load the configuration:\n{errors}"))
     }
 }

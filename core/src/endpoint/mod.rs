@@ -11,7 +11,7 @@ pub use id::{ENDPOINT_ID_BYTES_MAX, EndpointId, InvalidEndpointId};
 use crate::delivery::{Cause, Nack};
 use crate::error::{Error, ErrorKind};
 use crate::retry;
-use crate::route::Pattern;
+use crate::route::{InvalidPattern, Pattern};
 use crate::sink::Sink;
 
 /// Longest time one attempt may take unless the endpoint says otherwise (10 s, the guide's figure).
@@ -161,9 +161,9 @@ impl EndpointBuilder {
         self.events = patterns
             .into_iter()
             .map(|text| {
-                text.parse().map_err(|error| {
-                    Error::new(ErrorKind::Config, format!("set up endpoint {:?}", self.name))
-                        .because(error)
+                text.parse().map_err(|error: InvalidPattern| {
+                    let what = format!("set up endpoint {:?}: {error}", self.name);
+                    Error::new(ErrorKind::Config, what)
                 })
             })
             .collect::<Result<_, _>>()?;

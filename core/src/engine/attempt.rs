@@ -159,6 +159,10 @@ fn log(attempt: &Attempt, outcome: &Outcome, decision: Decision, took: Duration)
         Decision::RetryAt(at) => {
             tracing::info!(%endpoint, %event, attempt = number, ?cause, message, retry_at = %at, "attempt failed");
         }
+        // The lane tells of it, once for all attempts under way.
+        Decision::Dead(DeadReason::Gone) => {
+            tracing::debug!(%endpoint, %event, attempt = number, ?cause, message, "delivery given up");
+        }
         _ => {
             tracing::warn!(%endpoint, %event, attempt = number, ?cause, message, ?decision, "delivery given up");
         }

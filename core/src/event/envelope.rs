@@ -164,16 +164,16 @@ impl NewEvent {
     /// [`ErrorKind::Invalid`] where the name breaks the rules of [`EventType`] or the payload is
     /// not one JSON value.
     pub fn raw(kind: &str, payload: impl Into<Bytes>) -> Result<Self, Error> {
-        let kind: EventType = kind
-            .parse()
-            .map_err(|error| Error::new(ErrorKind::Invalid, "publish an event").because(error))?;
+        let kind: EventType = kind.parse().map_err(|error| {
+            Error::new(ErrorKind::Invalid, format!("publish an event: {error}"))
+        })?;
         let payload = payload.into();
         if let Err(error) = serde_json::from_slice::<&RawValue>(&payload) {
+            let kind = kind.as_str();
             return Err(Error::new(
                 ErrorKind::Invalid,
-                format!("publish a {:?} event: its payload is not valid JSON", kind.as_str()),
-            )
-            .because(error));
+                format!("publish a {kind:?} event: its payload is not valid JSON: {error}"),
+            ));
         }
         Ok(Self::encoded(kind, payload))
     }

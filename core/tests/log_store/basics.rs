@@ -279,7 +279,7 @@ async fn limits() {
     store.accept(vec![accept("1", &["a", "b"])], NOW).await.unwrap();
     let error = store.accept(vec![accept("1", &["a"])], NOW).await.unwrap_err();
     assert!(error.is_full(), "{error}");
-    assert!(error.to_string().contains("backlog_events_max = 2"), "{error}");
+    assert!(error.to_string().contains("backlog.events_max = 2"), "{error}");
     store.accept(vec![accept("1", &[])], NOW).await.expect("an unmatched event is owed to nobody");
     drop(store);
 

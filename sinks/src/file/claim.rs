@@ -34,9 +34,13 @@ pub(super) struct SharedWriter {
 }
 
 impl SharedWriter {
-    /// One user less; whether that was the last.
-    pub(super) fn leave(&self) -> bool {
-        self.users.fetch_sub(1, Ordering::AcqRel) == 1
+    /// One user less; called once by each.
+    pub(super) fn leave(&self) {
+        self.users.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn is_used(&self) -> bool {
+        self.users.load(Ordering::Acquire) > 0
     }
 
     /// One user more, unless the last has left: then it is being closed.

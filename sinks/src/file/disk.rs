@@ -39,8 +39,25 @@ pub(super) fn lock(file: &File, path: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether files can be made in `folder`.
+pub(super) fn writable(folder: &Path) -> io::Result<()> {
+    if !fs::metadata(folder)?.is_dir() {
+        return Err(io::Error::other("expected a folder"));
+    }
+    #[cfg(unix)]
+    {
+        use rustix::fs::{Access, access};
+        access(folder, Access::WRITE_OK | Access::EXEC_OK)?;
+    }
+    Ok(())
+}
+
+/// How every line of ours begins.
+const OUR_LINE: &[u8] = b"{\"id\":";
+
 /// Cuts what follows the last line break, after copying it to the end of `NAME.torn`: a crash or a
-/// power cut left it, and its event was never acked, so it is sent again.
+/// power cut left it, and its event was never acked, so it is sent again. What does not begin like a
+/// line of ours stays, and is ended.
 pub(super) fn cut_torn_line(file: &mut File, path: &Path, mode: u32) -> io::Result<()> {
     let len = file.metadata()?.len();
     let mut whole = len;
@@ -57,6 +74,15 @@ pub(super) fn cut_torn_line(file: &mut File, path: &Path, mode: u32) -> io::Resu
         whole = from;
     }
     if whole == len {
+        return Ok(());
+    }
+    file.seek(SeekFrom::Start(whole))?;
+    let mut begins = [0; OUR_LINE.len()];
+    let known = begins.len().min((len - whole) as usize);
+    file.read_exact(&mut begins[..known])?;
+    if begins[..known] != OUR_LINE[..known] {
+        // Somebody else's last line: it stays, and ours begin below it.
+        file.write_all(b"\n")?;
         return Ok(());
     }
     let torn = path_beside(path, ".torn");

@@ -20,7 +20,7 @@ use postrider::event::write_line;
 use postrider::sink::Attempt;
 
 use super::config::{Fsync, Settings};
-use super::disk::{Identity, create_folder, cut_torn_line, lock, set_mode, sync_folder};
+use super::disk::{Identity, create_folder, cut_torn_line, lock, set_mode, sync_folder, writable};
 use super::finished::Keeper;
 use super::template::{Template, day};
 use crate::writer::Place;
@@ -289,6 +289,28 @@ impl Log {
     }
 }
 
+/// Whether the file could be written, changing nothing: neither it nor a folder is made.
+fn probe(path: &Path) -> Result<(), Failed> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => {
+            let file =
+                OpenOptions::new().append(true).open(path).map_err(Failed::at(path, "open"))?;
+            lock(&file, path).map_err(Failed::at(path, "write to"))
+        }
+        Ok(_) => Err(Failed::at(path, "open")(io::Error::other("expected a regular file"))),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // The first batch makes what is missing; that needs one that is there.
+            let mut folders = path.ancestors().skip(1).map(|folder| match folder.as_os_str() {
+                here if here.is_empty() => Path::new("."),
+                _ => folder,
+            });
+            let folder = folders.find(|folder| folder.exists()).unwrap_or(Path::new("."));
+            writable(folder).map_err(Failed::at(folder, "create files in"))
+        }
+        Err(error) => Err(Failed::at(path, "open")(error)),
+    }
+}
+
 impl Open {
     /// Opens or creates the file, locks it, and cuts what a crash left half written.
     fn new(
@@ -394,9 +416,11 @@ impl Place for Log {
     fn check(&mut self) -> Result<(), Nack> {
         let now = SystemClock.now();
         let path = self.template.path(now);
-        self.look_at(&path, &mut Progress::default())?;
+        if self.open.is_some() {
+            self.look_at(&path, &mut Progress::default())?;
+        }
         if self.open.is_none() {
-            self.open = Some(Open::new(&path, now, &self.settings, &self.keeper)?);
+            probe(&path)?;
         }
         Ok(())
     }

@@ -31,6 +31,7 @@ mod log;
 mod template;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use postrider::delivery::{Nack, Outcome};
@@ -84,6 +85,8 @@ impl SinkFactory for Factory {
 pub struct FileSink {
     // Dropped before the claim: the thread lets go of the file soon after.
     shared: Arc<SharedWriter>,
+    /// Whether this sink has been closed.
+    has_left: AtomicBool,
     batch_max: usize,
     _claim: Claim,
 }
@@ -115,7 +118,7 @@ impl FileSink {
         let name = format!("file {:?}", settings.path);
         let make = || Writer::new(name, group_max, Log::new(settings.clone(), template));
         let shared = claim.writer(settings, make);
-        Ok(Self { shared, batch_max, _claim: claim })
+        Ok(Self { shared, has_left: AtomicBool::new(false), batch_max, _claim: claim })
     }
 }
 
@@ -142,6 +145,9 @@ impl Sink for FileSink {
     /// Syncs and closes the file, and waits for the compression of finished ones; does nothing where
     /// a newer version of the endpoint writes on.
     async fn close(&self) -> Result<(), Error> {
-        if self.shared.leave() { self.shared.writer.close().await } else { Ok(()) }
+        if !self.has_left.swap(true, Ordering::AcqRel) {
+            self.shared.leave();
+        }
+        if self.shared.is_used() { Ok(()) } else { self.shared.writer.close().await }
     }
 }

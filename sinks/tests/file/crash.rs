@@ -16,11 +16,11 @@ async fn a_torn_last_line_is_cut_and_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.ndjson");
     let whole = "{\"a\":1}\n".to_owned();
-    let long = "x".repeat(200 << 10);
+    let long = format!("{{\"id\":\"{}", "x".repeat(200 << 10));
     warnings::record();
     let mut expect = (whole.clone(), String::new());
     fs::write(&path, &whole).unwrap();
-    for torn in ["{\"half\":", &long] {
+    for torn in ["{\"id\":\"half", &long] {
         fs::File::options().append(true).open(&path).unwrap().write_all(torn.as_bytes()).unwrap();
         let sink = open(settings(&path));
         let batch = [attempt("after")];

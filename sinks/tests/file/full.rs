@@ -110,7 +110,8 @@ async fn a_missing_permission() {
         let outcomes = sink.deliver(&batch).await;
         let message = all_nacked(&outcomes, &path).message();
         assert!(message.contains("Permission denied"), "{message}");
-        assert_eq!(sink.check().await.unwrap_err().message(), message);
+        let asked = sink.check().await.unwrap_err();
+        assert!(asked.message().contains("Permission denied"), "{asked:?}");
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -278,7 +278,7 @@ impl State {
                 ErrorKind::TooLarge,
                 format!(
                     "accept a batch: it takes up to {room_max} bytes in one segment, which has room for {} \
-                     (bus.log.segment_bytes)",
+                     (LogStoreBuilder::segment_bytes)",
                     self.tail.batch_bytes_max()
                 ),
             ));
@@ -286,7 +286,7 @@ impl State {
         if events > limits.events || bytes > limits.bytes {
             let what = format!(
                 "accept a batch: {events} events of {bytes} bytes never fit into the backlog limits \
-                 (bus.log.backlog_events_max = {}, bus.log.backlog_bytes_max = {})",
+                 (bus.backlog.events_max = {}, bus.backlog.bytes_max = {})",
                 limits.events, limits.bytes
             );
             return Err(Error::new(ErrorKind::TooLarge, what));
@@ -296,7 +296,7 @@ impl State {
         if owed_events + events > limits.events || owed_bytes + bytes > limits.bytes {
             let what = format!(
                 "accept an event: {owed_events} events of {owed_bytes} bytes are still owed (limits \
-                 bus.log.backlog_events_max = {}, bus.log.backlog_bytes_max = {})",
+                 bus.backlog.events_max = {}, bus.backlog.bytes_max = {})",
                 limits.events, limits.bytes
             );
             return Err(Error::new(ErrorKind::Full, what));
