@@ -135,13 +135,13 @@ async fn bodies_on_their_way_are_bounded_together() {
 /// An idle connection ends; one whose request is not answered yet does not.
 #[tokio::test]
 async fn an_idle_connection_is_closed() {
-    let idle = std::time::Duration::from_millis(50);
+    let idle = std::time::Duration::from_millis(500);
     let receiver = Receiver::builder().idle_timeout(idle).start().await.unwrap();
     assert_eq!(raw(receiver.addr(), "").await, "");
     assert_eq!(raw(receiver.addr(), "POST /a HT").await, "");
     let once = raw(receiver.addr(), "POST /a HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(once.starts_with("HTTP/1.1 200"), "{once}");
-    receiver.on("slow").respond(mock_receiver::Response::status(201).delay(10 * idle));
+    receiver.on("slow").respond(mock_receiver::Response::status(201).delay(2 * idle));
     let mut sender = TcpStream::connect(receiver.addr()).await.unwrap();
     for _ in 0..2 {
         sender.write_all(b"POST /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
