@@ -80,7 +80,7 @@ impl Report {
         );
     }
 
-    /// Time and CPU time for each of `count` things; the goal is on the time.
+    /// Time for each of `count` things.
     pub(crate) fn time(
         &mut self,
         bench: &'static str,
@@ -91,7 +91,6 @@ impl Report {
     ) {
         let nanos = |took: Duration| took.as_nanos() as f64 / count as f64;
         self.row(bench, case.to_owned(), "ns/event", pairs, |took| nanos(took.wall), goal);
-        self.cpu(bench, case, count, pairs, None);
     }
 
     /// CPU time for each of `count` things.

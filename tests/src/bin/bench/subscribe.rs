@@ -82,6 +82,7 @@ async fn compare(
     drop(limit.sender);
     limit.readers.counted(total).await?;
     report.time("subscribe", case.name, case.burst * bursts, &pairs, case.goal);
+    report.cpu("subscribe", case.name, case.burst * bursts, &pairs, None);
     Ok(())
 }
 
