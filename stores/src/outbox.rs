@@ -65,7 +65,8 @@ pub trait Outbox: Send + Sync {
     /// `Store`.
     async fn refuse(&self, place: i64, reason: &str) -> Result<(), Error>;
 
-    /// Returns when `pending` may find more than at its last call; may return too often.
+    /// Returns when `pending` may find more than at its last call; may return too often. One caller
+    /// at a time: relays of one outbox open it once each.
     ///
     /// # Cancel safety
     /// Safe: a change that was not told is told by the next call.
@@ -73,7 +74,7 @@ pub trait Outbox: Send + Sync {
 }
 
 /// Moves events from an outbox to a bus until the bus is shut down. Run it as a task; any number of
-/// relays, in any number of processes, may serve one outbox.
+/// relays, in any number of processes, may serve one outbox, each having opened it itself.
 ///
 /// Events keep their order as far as one relay moves them. While the bus is full or a database fails,
 /// they stay where they are and the relay tries again, waiting 50 ms at first and 5 s at most. An

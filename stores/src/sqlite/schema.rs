@@ -159,7 +159,11 @@ fn make(connection: &mut Connection) -> rusqlite::Result<i64> {
 }
 
 fn version(connection: &Connection) -> rusqlite::Result<Option<i64>> {
-    if !connection.table_exists(None, "postrider_totals")? {
+    // Asked of the file: what the connection believes of the schema may be older.
+    let mut table = connection.prepare(
+        "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'postrider_totals'",
+    )?;
+    if !table.exists([])? {
         return Ok(None);
     }
     connection.query_row("SELECT schema FROM postrider_totals", [], |row| row.get(0)).map(Some)
