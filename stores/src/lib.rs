@@ -7,3 +7,8 @@
 pub mod outbox;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+
+/// Compiles the Rust of the page.
+#[cfg(all(doctest, feature = "sqlite"))]
+#[doc = include_str!("../../docs/STORES.md")]
+struct Page;
