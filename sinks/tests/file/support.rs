@@ -38,6 +38,7 @@ pub(crate) fn lines(attempts: &[Attempt]) -> String {
     attempts.iter().map(line).collect()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "made for one call")]
 pub(crate) fn open(settings: Settings) -> FileSink {
     FileSink::new(&settings).unwrap()
 }

@@ -1,0 +1,14 @@
+//! Postrider's further stores, each a module and a feature, none on by default: embedding the bus
+//! never compiles a database that it does not use.
+//!
+//! They use what any third party's store may use, [`postrider::store`], and never each other.
+//! [`outbox`] is the seam for events that commit with an application's own rows.
+
+pub mod outbox;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
+/// Compiles the Rust of the page.
+#[cfg(all(doctest, feature = "sqlite"))]
+#[doc = include_str!("../../docs/STORES.md")]
+struct Page;

@@ -1,0 +1,10 @@
+//! The SQLite store: the contract, and what a database adds to it.
+
+mod contract;
+mod differential;
+mod failures;
+mod kill;
+mod outbox;
+mod reopen;
+mod shared;
+mod support;
