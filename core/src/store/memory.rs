@@ -98,6 +98,8 @@ struct Inner {
     /// Events with nothing owed, in the order in which that became so.
     settled: VecDeque<u32>,
     bytes: usize,
+    /// Events accepted so far.
+    accepted: u64,
     lanes: HashMap<EndpointId, Lane>,
     leases: HashMap<Fence, Place>,
     fence_last: u64,
@@ -113,6 +115,8 @@ struct Place {
 }
 
 struct Held {
+    /// Rises with every event that is accepted.
+    number: u64,
     event: Arc<Envelope>,
     accepted_at: Timestamp,
     endpoints: Arc<[EndpointId]>,
@@ -303,7 +307,9 @@ impl Inner {
             }
         };
         let endpoints = Arc::clone(&accept.endpoints);
+        self.accepted += 1;
         let held = Held {
+            number: self.accepted,
             event: Arc::clone(&accept.event),
             accepted_at: now,
             endpoints: Arc::clone(&endpoints),
@@ -370,12 +376,18 @@ impl Inner {
         let delivery = &mut held.deliveries[place.delivery as usize];
         delivery.status = Status::Waiting { due };
         let is_fresh = delivery.attempts_made == 0;
+        let number = held.number;
         let lane = self.lanes.get_mut(endpoint).expect("a lane with something owed stays");
-        if is_fresh {
-            lane.fresh.push_front(place);
-        } else {
+        if !is_fresh {
             lane.delayed.insert((Timestamp::MIN, place));
+            return;
         }
+        // Back to its place in the order of acceptance, which is near the front.
+        let is_before = |other: &Place| {
+            self.events[other.event as usize].as_ref().is_some_and(|held| held.number < number)
+        };
+        let at = lane.fresh.iter().take_while(|other| is_before(other)).count();
+        lane.fresh.insert(at, place);
     }
 
     /// Ends a lease. `None` where it is not the newest.
@@ -579,8 +591,7 @@ impl Store for MemoryStore {
         let mut inner = self.lock();
         inner.check_open()?;
         let mut released = Vec::with_capacity(leases.len());
-        // From the last to the first, so that the first is first again.
-        for (delivery, fence) in leases.iter().rev() {
+        for (delivery, fence) in leases {
             let Some(place) = inner.end_lease(delivery, *fence) else {
                 released.push(Settled::Stale);
                 continue;
@@ -593,7 +604,6 @@ impl Store for MemoryStore {
             }
             released.push(Settled::Applied);
         }
-        released.reverse();
         if !inner.announced.is_empty() {
             self.work.notify_one();
         }

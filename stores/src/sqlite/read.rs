@@ -80,10 +80,14 @@ fn deliveries(
          WHERE event = ?1 AND place = ?2 ORDER BY made",
     )?;
     let mut deliveries = connection.prepare_cached(
-        "SELECT d.place, e.id, d.state, d.due, d.reason, d.attempts FROM postrider_deliveries d \
+        // What was given back is due for ever; it is shown as due since it was accepted.
+        "SELECT d.place, e.id, d.state, \
+         CASE d.due WHEN ?2 THEN (SELECT accepted_at FROM postrider_events WHERE seq = ?1) \
+         ELSE d.due END, \
+         d.reason, d.attempts FROM postrider_deliveries d \
          JOIN postrider_endpoints e ON e.number = d.endpoint WHERE d.event = ?1 ORDER BY d.place",
     )?;
-    let mut rows = deliveries.query([seq])?;
+    let mut rows = deliveries.query([seq, Timestamp::MIN.as_millis()])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let place: i64 = row.get(0)?;

@@ -74,6 +74,10 @@ impl Work<'_> {
             )));
         }
         self.sweep(now, 2 * batch.len() + SWEPT_MAX)?;
+        // What the batch repeats stays, and a batch that is refused in the end evicts nothing.
+        let repeated: Vec<&postrider::EventId> = batch.iter().map(|accept| accept.event.id()).collect();
+        let repeated = serde_json::to_string(&repeated).expect("ids are text");
+        self.connection.execute_batch("SAVEPOINT make_room")?;
         loop {
             let held = self.totals()?;
             if held.events + events <= self.limits.events_max
@@ -81,7 +85,8 @@ impl Work<'_> {
             {
                 break;
             }
-            if !self.evict_first(None)? {
+            if !self.evict_first(None, &repeated)? {
+                self.connection.execute_batch("ROLLBACK TO make_room; RELEASE make_room")?;
                 return Ok(Err(Error::new(
                     ErrorKind::Full,
                     format!(
@@ -92,6 +97,7 @@ impl Work<'_> {
                 )));
             }
         }
+        self.connection.execute_batch("RELEASE make_room")?;
         let mut accepted = Vec::with_capacity(batch.len());
         for accept in batch {
             accepted.push(self.insert(accept, now)?);
@@ -349,14 +355,17 @@ impl Work<'_> {
 
     pub(super) fn release(&mut self, leases: &[(DeliveryId, Fence)]) -> Done<Vec<Settled>> {
         self.each(leases, |work, place, delivery| {
-            // Due since it was accepted: it goes back to its place among the others.
+            // Due at once, whatever the clock says: never tried, it is fresh again; tried, it has
+            // been due for ever.
             work.connection
                 .prepare_cached(
-                    "UPDATE postrider_deliveries SET state = 1, fence = 0, due = \
-                     (SELECT accepted_at FROM postrider_events WHERE seq = ?1) \
+                    "UPDATE postrider_deliveries SET fence = 0, \
+                     state = CASE attempts WHEN 0 THEN 0 ELSE 1 END, \
+                     due = CASE attempts WHEN 0 THEN \
+                     (SELECT accepted_at FROM postrider_events WHERE seq = ?1) ELSE ?3 END \
                      WHERE event = ?1 AND place = ?2",
                 )?
-                .execute(params![place.event, place.place])?;
+                .execute(params![place.event, place.place, Timestamp::MIN.as_millis()])?;
             work.effects.push(Effect::Owed(delivery.endpoint().clone()));
             Ok(())
         })
@@ -489,23 +498,24 @@ impl Work<'_> {
             .as_millis()
             .saturating_sub(i64::try_from(self.limits.retention.as_millis()).unwrap_or(i64::MAX));
         for _ in 0..max {
-            if !self.evict_first(Some(before))? {
+            if !self.evict_first(Some(before), "[]")? {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Drops the event that was settled first, if it was accepted `before`. `false` where there is
-    /// none.
-    fn evict_first(&mut self, before: Option<i64>) -> rusqlite::Result<bool> {
+    /// Drops the event that was settled first, if it was accepted `before`; not one whose id is in
+    /// `spared`, a JSON array. `false` where there is none.
+    fn evict_first(&mut self, before: Option<i64>, spared: &str) -> rusqlite::Result<bool> {
         let first: Option<(i64, i64, i64, i64)> = self
             .connection
             .prepare_cached(
                 "SELECT s.place, s.event, e.bytes, e.accepted_at FROM postrider_settled s \
-                 JOIN postrider_events e ON e.seq = s.event ORDER BY s.place LIMIT 1",
+                 JOIN postrider_events e ON e.seq = s.event \
+                 WHERE e.id NOT IN (SELECT value FROM json_each(?1)) ORDER BY s.place LIMIT 1",
             )?
-            .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+            .query_row([spared], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
             .optional()?;
         let Some((place, event, mut bytes, accepted_at)) = first else { return Ok(false) };
         if before.is_some_and(|before| accepted_at > before) {
