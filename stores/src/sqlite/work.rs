@@ -75,7 +75,8 @@ impl Work<'_> {
         }
         self.sweep(now, 2 * batch.len() + SWEPT_MAX)?;
         // What the batch repeats stays, and a batch that is refused in the end evicts nothing.
-        let repeated: Vec<&postrider::EventId> = batch.iter().map(|accept| accept.event.id()).collect();
+        let repeated: Vec<&postrider::EventId> =
+            batch.iter().map(|accept| accept.event.id()).collect();
         let repeated = serde_json::to_string(&repeated).expect("ids are text");
         self.connection.execute_batch("SAVEPOINT make_room")?;
         loop {
