@@ -42,7 +42,7 @@ struct Pair {
 async fn shows_what_the_memory_store_shows() {
     let mut random = fastrand::Rng::with_seed(seed());
     let folder = tempfile::tempdir().unwrap();
-    for round in 0..rounds(10, 300) {
+    for round in 0..rounds(6, 300) {
         // In turn without limits, which compares orders, and with few places, which evicts and fills.
         let is_limited = round % 2 == 1;
         let events_max = if is_limited { 12 } else { 1_000_000 };
