@@ -25,7 +25,8 @@ cargo xtask COMMAND
 
   demo [--keep] [--events N]  send the guide's events through a bus to a webhook, a file and the
                               terminal, and check that each arrived exactly once
-                                --keep      leave the receiver running until ctrl-c
+                                --keep      leave the receiver and a bus running until ctrl-c,
+                                            with their addresses printed
                                 --events N  1 to 100000 events (default 3)
   test [--long]               run everything; the last line says N passed, N failed, N skipped
                                 --long      the same tests with larger numbers

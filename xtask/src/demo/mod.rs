@@ -4,6 +4,7 @@
 
 mod account;
 mod guide;
+mod kept;
 mod receiver;
 
 use std::fs::{self, File};
@@ -91,7 +92,7 @@ pub(crate) fn run(options: &Options, programs: &Programs) -> Outcome {
         if let Err(reason) = &outcome {
             say!("\n{} {reason}", term::bad("failed:"));
         }
-        hold(&mut receiver, &folder)?;
+        kept::hold(programs.path(DASHBOARD)?, &mut receiver, &folder)?;
     } else if outcome.is_err() {
         folder.keep();
         say!("\nThe files of this run are left in {}", folder.path().display());
@@ -212,20 +213,10 @@ fn send(
     folder: &Scratch,
     receiver: &mut Receiver,
 ) -> Outcome<Sent> {
-    let create = |name: &str| {
-        let path = folder.join(name);
-        File::create(&path).map_err(|error| Fail::new(format_args!("{}: {error}", path.display())))
-    };
-    let mut command = Command::new(dashboard);
-    command.arg("--config").arg(folder.join(CONFIG));
-    command.args(["--events", &events.to_string(), "--report"]).arg(folder.join(REPORT));
-    command.current_dir(folder.path()).stdout(create(CONSOLE)?).stderr(create(LOG)?);
-    // The printed config is the whole config: no layer of it comes from the caller's environment.
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("POSTRIDER_") {
-            command.env_remove(name);
-        }
-    }
+    let create = |name: &str| create(&folder.join(name));
+    let mut command = command(dashboard, folder, events);
+    command.arg("--report").arg(folder.join(REPORT));
+    command.stdout(create(CONSOLE)?).stderr(create(LOG)?);
 
     let limit = Duration::from_secs(30) + Duration::from_millis(5) * events as u32;
     let mut progress = Progress::new("arrived at the webhook", events as u64);
@@ -263,6 +254,20 @@ fn send(
     }
 }
 
+/// A dashboard in the demo's folder, with the demo's config.
+fn command(dashboard: &Path, folder: &Scratch, events: usize) -> Command {
+    let mut command = Command::new(dashboard);
+    command.arg("--config").arg(folder.join(CONFIG)).args(["--events", &events.to_string()]);
+    command.current_dir(folder.path());
+    // The printed config is the whole config: no layer of it comes from the caller's environment.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("POSTRIDER_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 fn print_sent(events: &[Event], sent: &Sent) {
     let took = sent.took.as_secs_f64();
     say!("\n{} in {took:.2} s", term::bold("sent"));
@@ -298,26 +303,6 @@ fn print_sent(events: &[Event], sent: &Sent) {
     );
 }
 
-/// Leaves the receiver running until a signal comes.
-fn hold(receiver: &mut Receiver, folder: &Scratch) -> Outcome {
-    let Receiver { capture, admin, token, .. } = &*receiver;
-    say!("\n{} until ctrl-c", term::bold("kept"));
-    say!("  capture  {capture}");
-    say!("  admin    {admin}");
-    say!("  token    {token}");
-    say!("  files    {}", folder.path().display());
-    say!(
-        "  look     curl -H 'authorization: Bearer {token}' '{admin}/api/v1/requests?bin={}'",
-        receiver::BIN
-    );
-    say!("  send     curl -d '{{\"hello\":\"you\"}}' {capture}/{}", receiver::BIN);
-    while process::check_interrupt().is_ok() {
-        receiver.check()?;
-        thread::sleep(TICK);
-    }
-    Ok(())
-}
-
 /// `VmHWM` of a running process, in KiB (man page `proc_pid_status`).
 fn peak_memory(id: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
@@ -350,6 +335,10 @@ fn read(path: &Path) -> Outcome<Vec<u8>> {
 fn read_text(path: &Path) -> Outcome<String> {
     String::from_utf8(read(path)?)
         .map_err(|error| Fail::new(format_args!("{}: {error}", path.display())))
+}
+
+fn create(path: &Path) -> Outcome<File> {
+    File::create(path).map_err(|error| Fail::new(format_args!("{}: {error}", path.display())))
 }
 
 fn write(path: &Path, text: &str) -> Outcome {

@@ -3,18 +3,23 @@
 //! `cargo xtask demo` runs it; by hand: `dashboard --config postrider.toml --events 3`. It publishes
 //! the guide's match, upload and rebuild events (beyond three, more of each with other values),
 //! waits until they are delivered, and shuts down. What it published is written to `--report`, one
-//! JSON line for each event, so that somebody else can check what arrived.
+//! JSON line for each event, so that somebody else can check what arrived. With `--listen` it goes on
+//! as the dashboard's backend and publishes what is posted to it, until ctrl-c or SIGTERM.
+
+mod serve;
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use postrider::config::Config;
-use postrider::{Bus, Error, ErrorKind, Event, LeftAt, NewEvent, Timestamp};
+use postrider::{Bus, Error, ErrorKind, Event, Left, LeftAt, NewEvent, Timestamp};
 use postrider_examples::{Match, Rebuild, Upload};
+use tokio::net::TcpListener;
 
 /// Publishes the guide's events through the endpoints of a configuration.
 #[derive(Parser)]
@@ -28,12 +33,18 @@ struct Options {
     /// Where to write what was published, one JSON line for each event.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// After that, publish what is posted to /api/events/TYPE here, until ctrl-c or SIGTERM. Port 0
+    /// takes a free one. Whoever reaches the address may publish.
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "127.0.0.1:0")]
+    listen: Option<SocketAddr>,
 }
 
 /// Events that go into one `publish_all`.
 const BATCH: usize = 500;
 /// Longest wait for deliveries, beside the time that so many events may take.
 const WAIT: Duration = Duration::from_secs(30);
+/// Longest wait for attempts under way at the end.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(4);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -51,6 +62,13 @@ async fn main() -> ExitCode {
 }
 
 async fn run(options: &Options) -> Result<(), Error> {
+    // First of all, so that an address that cannot be had costs no event.
+    let listener = match options.listen {
+        Some(address) => {
+            Some(TcpListener::bind(address).await.map_err(|error| listen_failed(address, error))?)
+        }
+        None => None,
+    };
     let registry = postrider_sinks::registry();
     let bus = Bus::open(Config::loader().registry(&registry).file(&options.config).load()?).await?;
     let mut report = match &options.report {
@@ -78,14 +96,27 @@ async fn run(options: &Options) -> Result<(), Error> {
 
     let wait = WAIT + Duration::from_millis(5) * u32::try_from(options.events).unwrap_or(u32::MAX);
     let left = bus.flush(wait).await?;
-    bus.shutdown(Duration::from_secs(5)).await?;
+    if let (Some(listener), Some(address)) = (listener, options.listen) {
+        let served =
+            serve::serve(&bus, listener).await.map_err(|error| listen_failed(address, error));
+        let left = bus.shutdown(SHUTDOWN_WAIT).await?;
+        if !left.is_empty() {
+            eprintln!("dashboard: still owed: {}", owed(&left));
+        }
+        return served;
+    }
+    bus.shutdown(SHUTDOWN_WAIT).await?;
     if left.is_empty() {
         return Ok(());
     }
+    Err(Error::new(ErrorKind::Sink, format!("deliver everything; still owed: {}", owed(&left))))
+}
+
+/// What is owed to each endpoint, in words.
+fn owed(left: &Left) -> String {
     let owed =
         |left: &LeftAt| format!("{} to {:?}", left.due + left.delayed, left.endpoint.as_str());
-    let owed: Vec<String> = left.endpoints().iter().map(owed).collect();
-    Err(Error::new(ErrorKind::Sink, format!("deliver everything; still owed: {}", owed.join(", "))))
+    left.endpoints().iter().map(owed).collect::<Vec<_>>().join(", ")
 }
 
 /// An event, and for the report its type and the body that its webhook should have.
@@ -133,4 +164,8 @@ fn guide_time() -> Timestamp {
 
 fn report_failed(error: std::io::Error) -> Error {
     Error::new(ErrorKind::Sink, "write the report").because(error)
+}
+
+fn listen_failed(address: SocketAddr, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Config, format!("listen on {address}")).because(error)
 }
