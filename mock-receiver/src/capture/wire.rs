@@ -86,8 +86,8 @@ pub(super) struct Tee {
     /// One timer for the whole connection: hyper's own makes one per request, which costs as much
     /// as a capture.
     timer: Pin<Box<Sleep>>,
-    /// How many heads there were when the timer was set.
-    heads_then: u64,
+    /// How many heads there were when the timer was set, and how many answers.
+    then: (u64, u64),
 }
 
 impl Tee {
@@ -96,16 +96,17 @@ impl Tee {
     pub(super) fn new(stream: TcpStream, wire: Arc<Wire>, idle_timeout: Duration) -> Self {
         let timer = Box::pin(sleep(idle_timeout));
         let framing = Framing::default();
-        Self { stream, framing, wire, idle_timeout, timer, heads_then: 0 }
+        Self { stream, framing, wire, idle_timeout, timer, then: (0, 0) }
     }
 
     fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
         while self.timer.as_mut().poll(cx).is_ready() {
-            let heads = self.framing.requests;
-            if heads == self.heads_then && heads == self.wire.lock().answered {
+            let now = (self.framing.requests, self.wire.lock().answered);
+            // An answer counts as life, too: one that has just been given may not be out yet.
+            if now == self.then && now.0 == now.1 {
                 return true;
             }
-            self.heads_then = heads;
+            self.then = now;
             self.timer.as_mut().reset(Instant::now() + self.idle_timeout);
         }
         false
