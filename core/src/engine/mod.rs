@@ -76,9 +76,13 @@ impl Shared {
         self.lanes().get(id).cloned()
     }
 
+    fn opened(&self) -> MutexGuard<'_, Vec<EndpointId>> {
+        self.opened.lock().expect("no code panics while it holds this lock")
+    }
+
     /// Takes the endpoints that were opened since the last call.
     pub(crate) fn take_opened(&self) -> Vec<EndpointId> {
-        std::mem::take(&mut *self.opened.lock().expect("no code panics while it holds this lock"))
+        std::mem::take(&mut *self.opened())
     }
 
     pub(crate) fn tick(&self) {
@@ -152,7 +156,7 @@ impl Engine {
             self.shared.tasks.spawn(close(retired));
         }
         // What was held may go now.
-        self.shared.opened.lock().expect("no code panics while it holds this lock").extend(opened);
+        self.shared.opened().extend(opened);
         self.shared.has_opened.notify_one();
     }
 

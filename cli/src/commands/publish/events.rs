@@ -65,20 +65,31 @@ fn one(kind: &str, publish: &Publish) -> Result<NewEvent, Failure> {
             None => text.as_bytes().to_vec(),
         },
     };
-    let mut event = NewEvent::raw(kind, data)?;
-    if let Some(id) = &publish.id {
-        event = event.id(id.clone());
+    let event = NewEvent::raw(kind, data)?;
+    Ok(set(event, publish.id.clone(), publish.key.clone(), publish.timestamp, publish.expires_at))
+}
+
+/// Sets what the publisher wants to set itself.
+fn set(
+    mut event: NewEvent,
+    id: Option<EventId>,
+    key: Option<String>,
+    timestamp: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
+) -> NewEvent {
+    if let Some(id) = id {
+        event = event.id(id);
     }
-    if let Some(key) = &publish.key {
-        event = event.key(key.as_str());
+    if let Some(key) = key {
+        event = event.key(key);
     }
-    if let Some(time) = publish.timestamp {
+    if let Some(time) = timestamp {
         event = event.time(time);
     }
-    if let Some(time) = publish.expires_at {
+    if let Some(time) = expires_at {
         event = event.expires_at(time);
     }
-    Ok(event)
+    event
 }
 
 fn bounded(name: &str, from: impl Read) -> Result<Vec<u8>, Failure> {
@@ -144,21 +155,9 @@ fn event(line: &[u8], payload_bytes_max: usize) -> Result<NewEvent, String> {
         }
     };
     let data = line.data.ok_or("expected \"data\", found none")?;
-    let mut event = NewEvent::raw(&kind, data.get().as_bytes().to_vec())
-        .map_err(|error| format!("failed to {}", error.chain()))?;
-    if let Some(id) = line.id {
-        event = event.id(id);
-    }
-    if let Some(key) = line.key {
-        event = event.key(key);
-    }
-    if let Some(time) = line.timestamp {
-        event = event.time(time);
-    }
-    if let Some(time) = line.expires_at {
-        event = event.expires_at(time);
-    }
     let refused = |error: postrider::Error| format!("failed to {}", error.chain());
+    let event = NewEvent::raw(&kind, data.get().as_bytes().to_vec()).map_err(refused)?;
+    let event = set(event, line.id, line.key, line.timestamp, line.expires_at);
     event.check(payload_bytes_max).map_err(refused)?;
     Ok(event)
 }
