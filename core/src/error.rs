@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Sink,
     /// No such endpoint, event or delivery.
     NotFound,
+    /// The store does not do this (see `store::Capabilities`).
+    Unsupported,
 }
 
 /// A failure of the bus.

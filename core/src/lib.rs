@@ -2,6 +2,7 @@
 
 mod bus;
 pub mod clock;
+mod codec;
 pub mod config;
 pub mod delivery;
 pub mod endpoint;
@@ -13,6 +14,7 @@ pub mod retry;
 pub mod route;
 pub mod sign;
 pub mod sink;
+pub mod stats;
 pub mod store;
 #[cfg(feature = "test-util")]
 pub mod testing;

@@ -39,13 +39,48 @@ pub enum State {
     },
     /// Not delivered before the event's deadline.
     Expired,
+    /// It was dead or expired, and somebody has set it aside for good.
+    Purged,
 }
 
 impl State {
     /// Whether nothing more will be done by itself.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Delivered | Self::Dead { .. } | Self::Expired)
+        !matches!(self, Self::Waiting { .. } | Self::Leased { .. })
     }
+
+    /// Which state it is, without its details.
+    pub fn kind(&self) -> StateKind {
+        match self {
+            Self::Waiting { .. } => StateKind::Waiting,
+            Self::Leased { .. } => StateKind::Leased,
+            Self::Delivered => StateKind::Delivered,
+            Self::Dead { .. } => StateKind::Dead,
+            Self::Expired => StateKind::Expired,
+            Self::Purged => StateKind::Purged,
+        }
+    }
+}
+
+/// A [`State`] without its details, and the state of an event without deliveries: to search by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StateKind {
+    /// To be attempted, now or later.
+    Waiting,
+    /// An attempt is under way.
+    Leased,
+    /// Taken over by the receiver.
+    Delivered,
+    /// Given up.
+    Dead,
+    /// Not delivered before the event's deadline.
+    Expired,
+    /// Dead or expired, and set aside for good.
+    Purged,
+    /// No endpoint asked for the event: it has no deliveries.
+    Unmatched,
 }
 
 /// Why a delivery was given up.

@@ -74,6 +74,46 @@ pub enum Cause {
     Other,
 }
 
+impl Cause {
+    /// Its number in stored bytes: 1 to 13, never changed.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Timeout => 1,
+            Self::Connect => 2,
+            Self::Closed => 3,
+            Self::Dns => 4,
+            Self::Tls => 5,
+            Self::Policy => 6,
+            Self::Status => 7,
+            Self::Protocol => 8,
+            Self::Io => 9,
+            Self::Format => 10,
+            Self::Panic => 11,
+            Self::Sink => 12,
+            Self::Other => 13,
+        }
+    }
+
+    /// The cause of this number. What a newer version wrote is a failure all the same.
+    pub(crate) fn from_code(code: u8) -> Self {
+        match code {
+            1 => Self::Timeout,
+            2 => Self::Connect,
+            3 => Self::Closed,
+            4 => Self::Dns,
+            5 => Self::Tls,
+            6 => Self::Policy,
+            7 => Self::Status,
+            8 => Self::Protocol,
+            9 => Self::Io,
+            10 => Self::Format,
+            11 => Self::Panic,
+            12 => Self::Sink,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// What the sink says should follow; the schedule stays the engine's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -191,5 +231,13 @@ mod tests {
             Verdict::Retry { after: Some(delay) }
         );
         assert_eq!(Nack::reject(Cause::Status, "400").after(delay).verdict(), Verdict::Reject);
+    }
+
+    #[test]
+    fn every_cause_has_a_number_of_its_own() {
+        for code in 1..=13 {
+            assert_eq!(Cause::from_code(code).code(), code);
+        }
+        assert_eq!(Cause::from_code(200), Cause::Other);
     }
 }

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::{
-    Accept, Accepted, Backlog, Capabilities, Claim, DeliveryRecord, EventRecord, Fence, Lease,
-    Next, Settled, Settlement, Store, push_attempt,
+    Accept, Accepted, Backlog, Capabilities, Claim, DeliveryRecord, Durability, EventRecord, Fence,
+    Lease, Next, Place as Position, Settled, Settlement, Store, push_attempt,
 };
 use crate::delivery::{AttemptRecord, DeadReason, Decision, DeliveryId, State};
 use crate::endpoint::EndpointId;
@@ -471,7 +471,7 @@ impl Inner {
 #[async_trait]
 impl Store for MemoryStore {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::MEMORY
+        Capabilities::new(Durability::Memory).history(false)
     }
 
     async fn accept(&self, batch: Vec<Accept>, now: Timestamp) -> Result<Vec<Accepted>, Error> {
@@ -639,6 +639,7 @@ impl Store for MemoryStore {
         let inner = self.lock();
         let held = inner.by_id.get(id).and_then(|place| inner.events[*place as usize].as_ref());
         Ok(held.map(|held| EventRecord {
+            place: Position::new(held.number),
             event: Arc::clone(&held.event),
             accepted_at: held.accepted_at,
             deliveries: (0..held.deliveries.len())

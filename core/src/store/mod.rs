@@ -9,10 +9,13 @@
 //!
 //! ```text
 //! accept ──► Waiting ──claim──► Leased ──settle──► Delivered | Dead | Expired
-//!               ▲                  │
-//!               └── settle(RetryAt), release, lease ran out
+//!               ▲                  │                    │        │
+//!               └── settle(RetryAt), release,           │        └─ purge ──► Purged
+//!               │   lease ran out                       │
+//! replay ───────┴── a new delivery, its run one more ◄──┘
 //! ```
 
+mod history;
 pub mod log;
 mod memory;
 
@@ -21,6 +24,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use history::{
+    DeadLetters, Found, NOTE_BYTES_MAX, NOTE_KEY_BYTES_MAX, NOTES_MAX, Note, Order,
+    PAGE_EVENTS_MAX, Page, Place, Purged, Query, RUNS_MAX, Replayed, Target,
+};
 pub use log::{LogStore, LogStoreBuilder};
 pub use memory::{
     EVENTS_MAX_DEFAULT, MEMORY_BYTES_MAX_DEFAULT, MemoryStore, MemoryStoreBuilder, WhenFull,
@@ -28,8 +35,9 @@ pub use memory::{
 
 use crate::delivery::{AttemptRecord, Decision, DeliveryId, State};
 use crate::endpoint::EndpointId;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::event::{Envelope, EventId};
+use crate::stats::EndpointStats;
 use crate::time::Timestamp;
 
 /// Most attempts kept with a delivery; older ones are dropped, the first is kept.
@@ -59,11 +67,37 @@ pub struct Capabilities {
     pub shared: bool,
     /// Whether publishing an id again returns the first receipt.
     pub dedup: bool,
+    /// Whether it finds the past by query, replays it, keeps notes and counts statistics
+    /// ([`Store::find`] and what follows it).
+    pub history: bool,
 }
 
 impl Capabilities {
-    /// A store of one process that keeps nothing beyond it, with dedup.
-    pub const MEMORY: Self = Self { durability: Durability::Memory, shared: false, dedup: true };
+    /// What a store of one process gives, with dedup and history.
+    pub const fn new(durability: Durability) -> Self {
+        Self { durability, shared: false, dedup: true, history: true }
+    }
+
+    /// Whether other processes may work on the same store.
+    #[must_use]
+    pub const fn shared(mut self, shared: bool) -> Self {
+        self.shared = shared;
+        self
+    }
+
+    /// Whether publishing an id again returns the first receipt.
+    #[must_use]
+    pub const fn dedup(mut self, dedup: bool) -> Self {
+        self.dedup = dedup;
+        self
+    }
+
+    /// Whether it finds the past by query, replays it, keeps notes and counts statistics.
+    #[must_use]
+    pub const fn history(mut self, history: bool) -> Self {
+        self.history = history;
+        self
+    }
 }
 
 /// An event and the endpoints it goes to, to be accepted.
@@ -170,11 +204,14 @@ pub struct DeliveryRecord {
 /// An event as it stands, for looking.
 #[derive(Clone, Debug)]
 pub struct EventRecord {
+    /// Where it is among the events of its store.
+    pub place: Place,
     /// The event.
     pub event: Arc<Envelope>,
     /// When it was accepted.
     pub accepted_at: Timestamp,
-    /// Its deliveries; none: no endpoint asked for it.
+    /// Its deliveries; none: no endpoint asked for it. Those to one endpoint follow each other by
+    /// their runs: the first, then what replays made.
     pub deliveries: Vec<DeliveryRecord>,
 }
 
@@ -274,8 +311,92 @@ pub trait Store: Send + Sync + 'static {
     /// One delivery, or `None`.
     async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRecord>, Error>;
 
+    /// Events by query, page by page, each with those of its newest deliveries that are looked for.
+    ///
+    /// A page looks at a bounded number of events (about 10,000), so that a rare thing takes several
+    /// calls and none takes long. An event that is accepted meanwhile is on a later page or on none;
+    /// none is told twice.
+    ///
+    /// # Errors
+    /// `Unsupported` where [`Capabilities::history`] says so; `Store`; `Closed`.
+    async fn find(&self, query: &Query, page: Page) -> Result<Found, Error> {
+        let _ = (query, page);
+        Err(unsupported("find events"))
+    }
+
+    /// What became of attempts lately, for each endpoint that ever had one, in no order.
+    ///
+    /// # Errors
+    /// As for [`find`](Self::find).
+    async fn stats(&self, now: Timestamp) -> Result<Vec<EndpointStats>, Error> {
+        let _ = now;
+        Err(unsupported("tell statistics"))
+    }
+
+    /// What was given up and neither replayed nor purged, by endpoint and reason, in no order.
+    ///
+    /// # Errors
+    /// As for [`find`](Self::find).
+    async fn dead(&self) -> Result<Vec<DeadLetters>, Error> {
+        Err(unsupported("tell dead letters"))
+    }
+
+    /// **Commit point.** Makes new deliveries of past events, due now, and keeps `note`, all in one
+    /// write as durable as [`accept`](Self::accept); one answer for each target. At most
+    /// [`PAGE_EVENTS_MAX`] targets; one that is named twice is made once. An endpoint need not be
+    /// one to which the event went before. The new delivery's [run](DeliveryId::run) is one more
+    /// than the last.
+    ///
+    /// # Errors
+    /// `Full` where a backlog limit is reached, whatever the store does for publishers; as for
+    /// [`find`](Self::find). After an error nothing was made and the note is as it was.
+    ///
+    /// # Cancel safety
+    /// Dropped before it returns, all of it is done or nothing.
+    async fn replay(
+        &self,
+        targets: &[Target],
+        note: Option<Note>,
+        now: Timestamp,
+    ) -> Result<Vec<Replayed>, Error> {
+        let _ = (targets, note, now);
+        Err(unsupported("replay events"))
+    }
+
+    /// **Commit point.** Sets dead and expired deliveries aside for good: they are no longer among
+    /// the dead, and stay in history as [`State::Purged`]. As durable as [`accept`](Self::accept);
+    /// one answer for each target. At most [`PAGE_EVENTS_MAX`] targets.
+    ///
+    /// # Errors
+    /// As for [`find`](Self::find).
+    async fn purge(&self, targets: &[Target], now: Timestamp) -> Result<Vec<Purged>, Error> {
+        let _ = (targets, now);
+        Err(unsupported("purge deliveries"))
+    }
+
+    /// **Commit point.** Keeps or removes a note, as durably as [`accept`](Self::accept).
+    ///
+    /// # Errors
+    /// `Full` where there are [`NOTES_MAX`]; as for [`find`](Self::find).
+    async fn keep(&self, note: Note) -> Result<(), Error> {
+        let _ = note;
+        Err(unsupported("keep a note"))
+    }
+
+    /// Every note, by key.
+    ///
+    /// # Errors
+    /// As for [`find`](Self::find).
+    async fn notes(&self) -> Result<Vec<Note>, Error> {
+        Err(unsupported("read notes"))
+    }
+
     /// Makes everything durable and refuses further calls. Idempotent.
     async fn close(&self) -> Result<(), Error>;
+}
+
+fn unsupported(what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("{what}: this store keeps no history"))
 }
 
 impl fmt::Debug for dyn Store {

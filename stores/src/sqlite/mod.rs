@@ -279,11 +279,7 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     fn capabilities(&self) -> Capabilities {
-        let mut capabilities = Capabilities::MEMORY;
-        capabilities.durability = Durability::Synced;
-        capabilities.shared = true;
-        capabilities.dedup = true;
-        capabilities
+        Capabilities::new(Durability::Synced).shared(true).history(false)
     }
 
     async fn accept(&self, batch: Vec<Accept>, now: Timestamp) -> Result<Vec<Accepted>, Error> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use postrider::delivery::{AttemptRecord, DeliveryId, State};
-use postrider::store::{Backlog, DeliveryRecord, EventRecord};
+use postrider::store::{Backlog, DeliveryRecord, EventRecord, Place};
 use postrider::{EndpointId, EventId, Timestamp};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -50,7 +50,8 @@ pub(super) fn event(connection: &mut Connection, id: &EventId) -> Done<Option<Ev
     };
     let deliveries = deliveries(&transaction, seq, id)?;
     let accepted_at = Timestamp::from_millis(accepted_at);
-    Ok(Ok(Some(EventRecord { event, accepted_at, deliveries })))
+    let place = Place::new(seq.cast_unsigned());
+    Ok(Ok(Some(EventRecord { place, event, accepted_at, deliveries })))
 }
 
 pub(super) fn delivery(

@@ -8,7 +8,7 @@
 //! | file | what it is for |
 //! |---|---|
 //! | `files` | the seam to the disk |
-//! | `codec`, `format`, `record` | bytes: numbers, frames and checksums, what records hold |
+//! | `format`, `record` | bytes: frames and checksums, what records hold (numbers: `crate::codec`) |
 //! | `segment`, `index` | where in the segments an event or settlement is |
 //! | `tail` | the end of the log, before it is written |
 //! | `lane`, `dedup`, `cache`, `state` | what is owed, which ids are known, fresh events; under one lock |
@@ -17,7 +17,6 @@
 
 mod cache;
 mod checkpoint;
-mod codec;
 mod dedup;
 mod files;
 mod format;
@@ -43,6 +42,7 @@ pub use recovery::{Damage, Recovery};
 pub use store::LogStore;
 
 use super::WhenFull;
+use crate::codec;
 use crate::error::{Error, ErrorKind};
 
 /// Bytes of a segment unless built otherwise (64 MiB).

@@ -369,7 +369,7 @@ pub(super) fn final_decision(state: &State) -> Option<Decision> {
         State::Delivered => Some(Decision::Delivered),
         State::Dead { reason } => Some(Decision::Dead(*reason)),
         State::Expired => Some(Decision::Expired),
-        State::Waiting { .. } | State::Leased { .. } => None,
+        State::Waiting { .. } | State::Leased { .. } | State::Purged => None,
     }
 }
 
@@ -380,7 +380,7 @@ impl Store for LogStore {
             Sync::Always => Durability::Synced,
             Sync::Batch(_) | Sync::Os => Durability::Os,
         };
-        Capabilities { durability, shared: false, dedup: true }
+        Capabilities::new(durability).history(false)
     }
 
     async fn accept(&self, batch: Vec<Accept>, now: Timestamp) -> Result<Vec<Accepted>, Error> {
@@ -575,7 +575,8 @@ impl Store for LogStore {
             DeliveryRecord { id, state, attempts_made, attempts }
         });
         let deliveries = deliveries.collect();
-        Ok(Some(EventRecord { event: found.event, accepted_at, deliveries }))
+        let place = crate::store::Place::new(event);
+        Ok(Some(EventRecord { place, event: found.event, accepted_at, deliveries }))
     }
 
     async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRecord>, Error> {

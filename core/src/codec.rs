@@ -1,13 +1,13 @@
-//! Numbers and byte strings as the log writes them. Reading never trusts a length.
+//! Numbers and byte strings as the log and the statistics write them. Reading never trusts a length.
 
 /// Bytes that break the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
-pub(super) type Decoded<T> = Result<T, Malformed>;
+pub(crate) type Decoded<T> = Result<T, Malformed>;
 
 /// Appends to a byte vector.
-pub(super) trait Put {
+pub(crate) trait Put {
     fn put(&mut self, bytes: &[u8]);
 
     fn put_u8(&mut self, value: u8) {
@@ -58,20 +58,20 @@ impl Put for Vec<u8> {
 
 /// Reads from a byte slice.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Take<'a> {
+pub(crate) struct Take<'a> {
     bytes: &'a [u8],
 }
 
 impl<'a> Take<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
 
-    pub(super) fn rest(&self) -> &'a [u8] {
+    pub(crate) fn rest(&self) -> &'a [u8] {
         self.bytes
     }
 
-    pub(super) fn bytes(&mut self, count: usize) -> Decoded<&'a [u8]> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Decoded<&'a [u8]> {
         let (taken, rest) = self.bytes.split_at_checked(count).ok_or(Malformed)?;
         self.bytes = rest;
         Ok(taken)
@@ -83,31 +83,31 @@ impl<'a> Take<'a> {
         Ok(*taken)
     }
 
-    pub(super) fn u8(&mut self) -> Decoded<u8> {
+    pub(crate) fn u8(&mut self) -> Decoded<u8> {
         Ok(self.array::<1>()?[0])
     }
 
-    pub(super) fn u16(&mut self) -> Decoded<u16> {
+    pub(crate) fn u16(&mut self) -> Decoded<u16> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
-    pub(super) fn u32(&mut self) -> Decoded<u32> {
+    pub(crate) fn u32(&mut self) -> Decoded<u32> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    pub(super) fn u64(&mut self) -> Decoded<u64> {
+    pub(crate) fn u64(&mut self) -> Decoded<u64> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    pub(super) fn i64(&mut self) -> Decoded<i64> {
+    pub(crate) fn i64(&mut self) -> Decoded<i64> {
         Ok(i64::from_le_bytes(self.array()?))
     }
 
-    pub(super) fn uuid(&mut self) -> Decoded<uuid::Uuid> {
+    pub(crate) fn uuid(&mut self) -> Decoded<uuid::Uuid> {
         Ok(uuid::Uuid::from_bytes(self.array()?))
     }
 
-    pub(super) fn var(&mut self) -> Decoded<u64> {
+    pub(crate) fn var(&mut self) -> Decoded<u64> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.u8()?;
@@ -122,22 +122,22 @@ impl<'a> Take<'a> {
         Err(Malformed)
     }
 
-    pub(super) fn var_u32(&mut self) -> Decoded<u32> {
+    pub(crate) fn var_u32(&mut self) -> Decoded<u32> {
         u32::try_from(self.var()?).map_err(|_| Malformed)
     }
 
-    pub(super) fn signed(&mut self) -> Decoded<i64> {
+    pub(crate) fn signed(&mut self) -> Decoded<i64> {
         let value = self.var()?;
         Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
     }
 
-    pub(super) fn text(&mut self) -> Decoded<&'a str> {
+    pub(crate) fn text(&mut self) -> Decoded<&'a str> {
         let count = usize::try_from(self.var()?).map_err(|_| Malformed)?;
         std::str::from_utf8(self.bytes(count)?).map_err(|_| Malformed)
     }
 
     /// A count of things that take at least one byte each, so that it bounds an allocation.
-    pub(super) fn count(&mut self) -> Decoded<usize> {
+    pub(crate) fn count(&mut self) -> Decoded<usize> {
         let count = usize::try_from(self.var()?).map_err(|_| Malformed)?;
         if count > self.bytes.len() { Err(Malformed) } else { Ok(count) }
     }
