@@ -189,7 +189,7 @@ pub enum Settled {
 }
 
 /// A delivery as it stands, for looking.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliveryRecord {
     /// Which delivery.
     pub id: DeliveryId,
@@ -345,7 +345,8 @@ pub trait Store: Send + Sync + 'static {
     /// write as durable as [`accept`](Self::accept); one answer for each target. At most
     /// [`PAGE_EVENTS_MAX`] targets; one that is named twice is made once. An endpoint need not be
     /// one to which the event went before. The new delivery's [run](DeliveryId::run) is one more
-    /// than the last.
+    /// than the last, 1 where there was none. It may be claimed before or after deliveries of younger
+    /// events.
     ///
     /// # Errors
     /// `Full` where a backlog limit is reached, whatever the store does for publishers; as for

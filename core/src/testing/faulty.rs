@@ -10,9 +10,10 @@ use crate::delivery::DeliveryId;
 use crate::endpoint::EndpointId;
 use crate::error::{Error, ErrorKind};
 use crate::event::EventId;
+use crate::stats::EndpointStats;
 use crate::store::{
-    Accept, Accepted, Backlog, Capabilities, Claim, DeliveryRecord, EventRecord, Fence, Settled,
-    Settlement, Store,
+    Accept, Accepted, Backlog, Capabilities, Claim, DeadLetters, DeliveryRecord, EventRecord,
+    Fence, Found, Note, Page, Purged, Query, Replayed, Settled, Settlement, Store, Target,
 };
 use crate::time::Timestamp;
 
@@ -30,6 +31,14 @@ pub enum Call {
     Settle,
     /// [`Store::release`].
     Release,
+    /// [`Store::find`].
+    Find,
+    /// [`Store::replay`].
+    Replay,
+    /// [`Store::purge`].
+    Purge,
+    /// [`Store::keep`].
+    Keep,
 }
 
 #[derive(Clone, Copy)]
@@ -187,6 +196,43 @@ impl<S: Store> Store for FaultyStore<S> {
 
     async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRecord>, Error> {
         self.inner.store.delivery(id).await
+    }
+
+    async fn find(&self, query: &Query, page: Page) -> Result<Found, Error> {
+        self.enter(Call::Find).await?;
+        self.inner.store.find(query, page).await
+    }
+
+    async fn stats(&self, now: Timestamp) -> Result<Vec<EndpointStats>, Error> {
+        self.inner.store.stats(now).await
+    }
+
+    async fn dead(&self) -> Result<Vec<DeadLetters>, Error> {
+        self.inner.store.dead().await
+    }
+
+    async fn replay(
+        &self,
+        targets: &[Target],
+        note: Option<Note>,
+        now: Timestamp,
+    ) -> Result<Vec<Replayed>, Error> {
+        self.enter(Call::Replay).await?;
+        self.inner.store.replay(targets, note, now).await
+    }
+
+    async fn purge(&self, targets: &[Target], now: Timestamp) -> Result<Vec<Purged>, Error> {
+        self.enter(Call::Purge).await?;
+        self.inner.store.purge(targets, now).await
+    }
+
+    async fn keep(&self, note: Note) -> Result<(), Error> {
+        self.enter(Call::Keep).await?;
+        self.inner.store.keep(note).await
+    }
+
+    async fn notes(&self) -> Result<Vec<Note>, Error> {
+        self.inner.store.notes().await
     }
 
     async fn close(&self) -> Result<(), Error> {

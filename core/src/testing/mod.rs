@@ -8,6 +8,7 @@ mod faulty;
 mod recording;
 pub mod sink;
 pub mod store;
+mod store_history;
 
 pub use clock::TestClock;
 pub use faulty::{Call, FaultyStore};

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::sealed;
+use super::{sealed, store_history};
 use crate::delivery::{AttemptRecord, Cause, DeadReason, Decision, DeliveryId, State};
 use crate::endpoint::EndpointId;
 use crate::event::{Envelope, NewEvent};
@@ -36,36 +36,43 @@ where
     keeps_the_first_and_newest_attempts(&open().await).await;
     many_hands_lose_and_double_nothing(Arc::new(open().await)).await;
     refuses_when_closed(&open().await).await;
+    store_history::contract(&open).await;
 }
 
-const T0: Timestamp = Timestamp::from_millis(1_764_513_045_123);
+/// When the contract's time begins.
+pub(super) const T0: Timestamp = Timestamp::from_millis(1_764_513_045_123);
 
-fn at(seconds: u64) -> Timestamp {
+pub(super) fn at(seconds: u64) -> Timestamp {
     T0.after(Duration::from_secs(seconds))
 }
 
-fn id(text: &str) -> EndpointId {
+pub(super) fn id(text: &str) -> EndpointId {
     text.parse().expect("a valid endpoint id")
 }
 
-fn event(name: &str) -> Arc<Envelope> {
+pub(super) fn event(name: &str) -> Arc<Envelope> {
     let event = NewEvent::raw("match", format!(r#"{{"name":"{name}"}}"#)).expect("a valid event");
     sealed(event.id(name.parse().expect("a valid event id")))
 }
 
-fn accept(event: &Arc<Envelope>, endpoints: &[&str]) -> Accept {
+pub(super) fn accept(event: &Arc<Envelope>, endpoints: &[&str]) -> Accept {
     Accept {
         event: Arc::clone(event),
         endpoints: endpoints.iter().map(|endpoint| id(endpoint)).collect(),
     }
 }
 
-async fn publish(store: &impl Store, name: &str, endpoints: &[&str], now: Timestamp) -> Accepted {
+pub(super) async fn publish(
+    store: &impl Store,
+    name: &str,
+    endpoints: &[&str],
+    now: Timestamp,
+) -> Accepted {
     let accepted = store.accept(vec![accept(&event(name), endpoints)], now).await;
     accepted.expect("accept").pop().expect("one answer for each event")
 }
 
-async fn claim(
+pub(super) async fn claim(
     store: &impl Store,
     endpoint: &str,
     max: usize,
@@ -77,11 +84,11 @@ async fn claim(
     (claim.leases, claim.next)
 }
 
-fn names(leases: &[Lease]) -> Vec<String> {
+pub(super) fn names(leases: &[Lease]) -> Vec<String> {
     leases.iter().map(|lease| lease.event.id().to_string()).collect()
 }
 
-fn record(number: u32, cause: Option<Cause>) -> AttemptRecord {
+pub(super) fn record(number: u32, cause: Option<Cause>) -> AttemptRecord {
     AttemptRecord {
         number,
         at: T0,
@@ -93,7 +100,7 @@ fn record(number: u32, cause: Option<Cause>) -> AttemptRecord {
     }
 }
 
-fn settlement(lease: &Lease, decision: Decision) -> Settlement {
+pub(super) fn settlement(lease: &Lease, decision: Decision) -> Settlement {
     let cause = (decision != Decision::Delivered).then_some(Cause::Status);
     Settlement {
         delivery: lease.delivery.clone(),
@@ -103,18 +110,18 @@ fn settlement(lease: &Lease, decision: Decision) -> Settlement {
     }
 }
 
-async fn settle(store: &impl Store, lease: &Lease, decision: Decision) -> Settled {
+pub(super) async fn settle(store: &impl Store, lease: &Lease, decision: Decision) -> Settled {
     let settled = store.settle(&[settlement(lease, decision)]).await.expect("settle");
     assert_eq!(settled.len(), 1, "one answer for each settlement");
     settled[0]
 }
 
-async fn state(store: &impl Store, delivery: &DeliveryId) -> State {
+pub(super) async fn state(store: &impl Store, delivery: &DeliveryId) -> State {
     store.delivery(delivery).await.expect("look").expect("a known delivery").state
 }
 
 /// What is owed to `endpoint`: due, delayed, leased.
-async fn owed(store: &impl Store, endpoint: &str, now: Timestamp) -> (u64, u64, u64) {
+pub(super) async fn owed(store: &impl Store, endpoint: &str, now: Timestamp) -> (u64, u64, u64) {
     let backlog = store.backlog(now).await.expect("backlog");
     assert!(
         backlog.iter().all(|backlog| backlog.owed() > 0),
