@@ -43,9 +43,8 @@ pub(super) struct PurgeBody {
 
 /// A bound on the bytes of such a record's body.
 pub(super) fn size_max(runs: usize, note: Option<&Note>) -> usize {
-    let note = note.map_or(0, |note| {
-        note.key.len() + note.value.as_ref().map_or(0, Bytes::len) + 12
-    });
+    let note =
+        note.map_or(0, |note| note.key.len() + note.value.as_ref().map_or(0, Bytes::len) + 12);
     48 + runs * 26 + note
 }
 

@@ -393,7 +393,16 @@ pub(super) fn take_settle_start(body: &[u8], base: Base) -> Decoded<SettleStart<
     let has_attempt = flags & 1 != 0;
     let rest = take;
     Ok(SettleStart {
-        event, target, run, attempts, decision, before, at, has_attempt, synced, rest,
+        event,
+        target,
+        run,
+        attempts,
+        decision,
+        before,
+        at,
+        has_attempt,
+        synced,
+        rest,
     })
 }
 

@@ -118,12 +118,7 @@ impl Stands {
 
     /// Forgets the events of a stretch that `is_gone` names. Returns how many of them were given up
     /// and not purged.
-    pub(super) fn forget(
-        &mut self,
-        from: u64,
-        to: u64,
-        is_gone: impl Fn(u64) -> bool,
-    ) -> u64 {
+    pub(super) fn forget(&mut self, from: u64, to: u64, is_gone: impl Fn(u64) -> bool) -> u64 {
         let mut dead = 0;
         for (ended, events) in Ended::KEPT.iter().zip(&mut self.ended) {
             let gone = remove(events, from, to, &is_gone);
@@ -154,12 +149,7 @@ impl Stands {
     }
 }
 
-fn remove(
-    events: &mut RoaringTreemap,
-    from: u64,
-    to: u64,
-    is_gone: impl Fn(u64) -> bool,
-) -> u64 {
+fn remove(events: &mut RoaringTreemap, from: u64, to: u64, is_gone: impl Fn(u64) -> bool) -> u64 {
     let mut inside = events.iter();
     inside.advance_to(from);
     let gone: Vec<u64> =

@@ -76,7 +76,12 @@ pub(super) struct State {
 
 /// What waits to become durable.
 pub(super) enum Pending {
-    Event { number: u64, segment: u32, bytes: u32, targets: Vec<u32> },
+    Event {
+        number: u64,
+        segment: u32,
+        bytes: u32,
+        targets: Vec<u32>,
+    },
     /// Deliveries made again.
     Runs(Vec<Run>),
 }

@@ -236,10 +236,7 @@ impl LogStore {
     }
 
     /// Reads the events of targets.
-    async fn read_targets(
-        &self,
-        targets: &[Target],
-    ) -> Result<HashMap<u64, Option<Found>>, Error> {
+    async fn read_targets(&self, targets: &[Target]) -> Result<HashMap<u64, Option<Found>>, Error> {
         check_count(targets)?;
         let visible = {
             let state = self.core.lock();
@@ -493,8 +490,7 @@ impl Store for LogStore {
                 continue;
             };
             leases.push(Lease {
-                delivery: DeliveryId::new(endpoint.clone(), event.id().clone())
-                    .with_run(taken.run),
+                delivery: DeliveryId::new(endpoint.clone(), event.id().clone()).with_run(taken.run),
                 event,
                 attempts: taken.attempts,
                 fence: taken.fence,
