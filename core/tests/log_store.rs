@@ -2,6 +2,7 @@
 //! nothing acknowledged is lost, wherever a crash or a failing disk stops it.
 
 mod log_store {
+    mod asked;
     mod basics;
     mod bus;
     mod crash;
