@@ -8,6 +8,7 @@ mod log_store {
     mod crash;
     mod disk;
     mod faults;
+    mod golden;
     mod history;
     mod ledger;
     mod model;

@@ -242,7 +242,7 @@ impl Work {
     async fn check_find(&mut self) -> usize {
         let all = self.everything().await;
         let mut told = 0;
-        for _ in 0..30 {
+        for _ in 0..15 {
             let query = self.query(&all);
             let mut page = if self.rng.bool() { Page::newest() } else { Page::oldest() };
             page = page.limit(self.rng.usize(1..200));
@@ -410,6 +410,41 @@ async fn runs_are_bounded_and_each_is_told() {
         };
         assert_eq!((delivery.id.run(), &delivery.state), (run, &expect));
         assert_eq!(delivery.attempts.len(), 1, "run {run}");
+    }
+}
+
+/// An event that was sent again is found by the endpoint that it was sent to, though its block knows
+/// of others only.
+#[tokio::test]
+async fn an_event_is_found_by_whom_it_was_sent_to_again() {
+    let mut disk = Disk::default();
+    let mut store = builder(&disk, false).open().await.unwrap();
+    let mut ids = Vec::new();
+    for n in 0..300 {
+        let event = sealed(NewEvent::raw("match", format!("\"{}\"", "x".repeat(300))).unwrap());
+        ids.push(event.id().clone());
+        let batch = vec![Accept { event, endpoints: Arc::new([id("a")]) }];
+        store.accept(batch, at(n)).await.unwrap();
+    }
+    for chosen in [70, 170] {
+        let event = store.event(&ids[chosen]).await.unwrap().unwrap();
+        store.replay(&[Target::new(&event, id("b"))], None, at(999)).await.unwrap();
+    }
+    for reopened in [false, true] {
+        for (query, expect) in [
+            (Query::new().endpoint(id("b")), vec![170, 70]),
+            (Query::new().endpoint(id("b")).since(at(100)), vec![170]),
+            (Query::new().endpoint(id("b")).endpoint(id("unknown")), vec![170, 70]),
+            (Query::new().endpoint(id("unknown")), vec![]),
+        ] {
+            let found = store.find(&query, Page::newest()).await.unwrap();
+            let found: Vec<&EventId> = found.events.iter().map(|event| event.event.id()).collect();
+            let expect: Vec<&EventId> = expect.into_iter().map(|at: usize| &ids[at]).collect();
+            assert_eq!(found, expect, "{query:?}, reopened: {reopened}");
+        }
+        disk = disk.after_crash();
+        disk.damage("checkpoint", Vec::clear);
+        store = builder(&disk, false).open().await.unwrap();
     }
 }
 

@@ -88,8 +88,7 @@ impl Replay<'_> {
             }
             owed += 1;
         }
-        let lost = self.state.segments.note_moved(place, event, moved.continues);
-        self.state.forget(&lost);
+        self.state.segments.note_moved(place, event, moved.continues);
         self.state.add_load(place.segment, bytes, owed, owed);
     }
 

@@ -86,6 +86,8 @@ pub(super) struct Copy {
     found: Found,
     /// Where its newest deliveries stood when it was read.
     standings: Vec<Standing>,
+    /// How many had been made again by then, of any event.
+    runs_begun: u64,
     deliveries: Vec<MovedDelivery>,
 }
 
@@ -96,8 +98,12 @@ impl Copy {
 }
 
 /// Takes the next events out of `owed` and reads what copying them needs. `None` for one that cannot
-/// be copied now, because it is under a lease or damaged.
-pub(super) fn read_chunk(core: &Core, owed: &mut Owed) -> io::Result<Vec<Option<Copy>>> {
+/// be copied now, because it is under a lease or damaged. `flush` writes what is known to the disk.
+pub(super) fn read_chunk(
+    core: &Core,
+    owed: &mut Owed,
+    flush: impl FnOnce() -> Result<(), ()>,
+) -> io::Result<Vec<Option<Copy>>> {
     let mut chunk = Vec::new();
     while chunk.len() < CHUNK_EVENTS
         && let Some(next) = owed.pop_first()
@@ -106,41 +112,49 @@ pub(super) fn read_chunk(core: &Core, owed: &mut Owed) -> io::Result<Vec<Option<
     }
     let events: Vec<u64> = chunk.iter().map(|(event, _)| *event).collect();
     let extents = core.lock().segments.extents_of(&events);
-    let mut found: BTreeMap<u64, read::ReadEvent> =
-        read::events(&extents)?.into_iter().filter_map(|(e, found)| Some((e, found?))).collect();
-    let mut copies = Vec::with_capacity(chunk.len());
-    for (event, owed) in chunk {
-        let is_leased = owed.iter().any(|(_, status)| matches!(status, Status::Leased(..)));
-        copies.push(match found.remove(&event) {
-            Some(read) if !is_leased => read_copy(core, event, read)?,
-            _ => None,
-        });
+    let read = read::events(&extents)?;
+    let (found, standings, runs_begun) = {
+        let state = core.lock();
+        let read = read.into_iter().filter_map(|(event, read)| Some((event, read?)));
+        let found: Vec<(u64, Found)> =
+            read.map(|(event, read)| (event, Found::new(read, &state))).collect();
+        let targets: Vec<(u64, &[u32])> = found.iter().map(|(e, f)| (*e, &*f.targets)).collect();
+        let standings = state.standings(&targets);
+        (found, standings, state.runs_begun)
+    };
+    // What ended by now has its attempts on the disk.
+    if flush().is_err() {
+        return Ok(Vec::new());
     }
-    Ok(copies)
+    let looks: Vec<Look> = (found.iter().zip(&standings))
+        .map(|((event, found), standings)| Look {
+            event: *event,
+            accepted_at: found.accepted_at,
+            standings: standings.clone(),
+            moved: found.moved.clone(),
+        })
+        .collect();
+    let seen = look::read(core, &looks, Runs::All)?;
+    let copies = found.into_iter().zip(standings).zip(seen);
+    let mut copies: BTreeMap<u64, Copy> = copies
+        .filter_map(|(((event, found), standings), seen)| {
+            let deliveries = moved_deliveries(&standings, seen)?;
+            Some((event, Copy { event, found, standings, runs_begun, deliveries }))
+        })
+        .collect();
+    Ok(events.iter().map(|event| copies.remove(event)).collect())
 }
 
-fn read_copy(core: &Core, event: u64, read: read::ReadEvent) -> io::Result<Option<Copy>> {
-    let (found, standings) = {
-        let state = core.lock();
-        let found = Found::new(read, &state);
-        let standings = state.standings(&[(event, &found.targets)]).remove(0);
-        (found, standings)
-    };
-    let (accepted_at, moved) = (found.accepted_at, found.moved.clone());
-    let look = Look { event, accepted_at, standings: standings.clone(), moved };
-    let seen = look::read(core, &[look], Runs::All)?.remove(0);
-    let newest = |target: u32| standings.iter().find(|standing| standing.target == target);
+/// What a copy says of an event's deliveries. `None` where one is under a lease.
+fn moved_deliveries(standings: &[Standing], seen: Vec<Seen>) -> Option<Vec<MovedDelivery>> {
     let mut deliveries = Vec::with_capacity(seen.len());
     for seen in seen {
-        let Some(newest) = newest(seen.target) else { continue };
+        let newest = standings.iter().find(|standing| standing.target == seen.target)?;
         let state = match newest.status {
-            _ if seen.run < newest.run => match ended(&seen.state) {
-                Some(ended) => MovedState::Ended(ended),
-                None => continue,
-            },
+            _ if seen.run < newest.run => MovedState::Ended(ended(&seen.state)?),
             Status::Fresh => MovedState::Fresh,
             Status::Waiting(due, _) => MovedState::Waiting(due),
-            Status::Leased(..) => return Ok(None),
+            Status::Leased(..) => return None,
             Status::Ended(ended) => MovedState::Ended(ended),
         };
         let Seen { target, run, attempts_made, mut attempts, .. } = seen;
@@ -149,7 +163,7 @@ fn read_copy(core: &Core, event: u64, read: read::ReadEvent) -> io::Result<Optio
         }
         deliveries.push(MovedDelivery { target, run, state, attempts_made, attempts });
     }
-    Ok(Some(Copy { event, found, standings, deliveries }))
+    Some(deliveries)
 }
 
 fn ended(state: &delivery::State) -> Option<Ended> {
@@ -167,9 +181,13 @@ impl State {
     /// segment, `before` the event that was copied just before it. Returns whether it was copied.
     pub(super) fn copy_forward(&mut self, from: u32, before: Option<u64>, copy: &Copy) -> bool {
         let event = copy.event;
-        let is_replaying = self.replaying.iter().any(|(_, replayed)| *replayed == event);
-        let now = self.standings(&[(event, &copy.found.targets)]);
-        if is_replaying || now[0] != copy.standings || self.segments.of_event(event) != Some(from) {
+        let is_changed = self.segments.of_event(event) != Some(from)
+            || self.replaying.iter().any(|(_, replayed)| *replayed == event)
+            || copy.standings.iter().any(|standing| !self.still_stands(event, standing))
+            // It may have been sent to others.
+            || (self.runs_begun != copy.runs_begun
+                && self.standings(&[(event, &copy.found.targets)])[0] != copy.standings);
+        if is_changed {
             return false;
         }
         let envelope = &copy.found.event;
@@ -198,6 +216,18 @@ impl State {
             }
         }
         true
+    }
+
+    /// Whether a delivery stands as it did. One that had ended is owed again only as another run.
+    fn still_stands(&self, event: u64, standing: &Standing) -> bool {
+        let lane = &self.lanes[standing.target as usize];
+        lane.run(event) == standing.run
+            && match &standing.status {
+                Status::Fresh => lane.fresh.contains(event),
+                Status::Waiting(due, tried) => lane.waiting.get(&(*due, event)) == Some(tried),
+                Status::Leased(..) => false,
+                Status::Ended(ended) => lane.ended(event) == *ended,
+            }
     }
 
     fn append_copy(&mut self, room: usize, from: u32, before: Option<u64>, copy: &Copy) -> Place {
@@ -229,8 +259,7 @@ impl State {
         for _ in 0..owed {
             self.owe_less(event);
         }
-        let lost = self.segments.note_moved(place, event, continues);
-        self.forget(&lost);
+        self.segments.note_moved(place, event, continues);
         let bytes = self.tail.place.offset - place.offset;
         self.add_load(place.segment, bytes, owed, owed);
         let print = fingerprint(self.tail.store, envelope.id());

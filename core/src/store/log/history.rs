@@ -188,6 +188,7 @@ impl State {
 
     /// New deliveries are durable: they may be claimed.
     pub(super) fn begin_runs(&mut self, runs: &[Run]) {
+        self.runs_begun += runs.len() as u64;
         for run in runs {
             self.replaying.remove(&(run.target, run.event));
             self.lanes[run.target as usize].begin_run(run.event, run.run);
@@ -303,14 +304,5 @@ impl State {
             }
         }
         (segment.header.number, dead)
-    }
-
-    /// Forgets events whose place is not known any more.
-    pub(super) fn forget(&mut self, events: &[u64]) {
-        for stands in self.lanes.iter_mut().filter_map(|lane| lane.stands.as_mut()) {
-            for event in events {
-                stands.forget(*event, *event + 1, |_| true);
-            }
-        }
     }
 }

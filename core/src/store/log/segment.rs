@@ -344,25 +344,21 @@ impl Segments {
                 && place.offset < block.offset + BLOCK_BYTES
         });
         let mut between = self.moved.range(before + 1..=event);
+        // A copy with a number between would be looked for in the wrong place.
+        let mut copies = self.copied.iter();
+        copies.advance_to(before + 1);
         run.last == before
             && before < event
             && is_near
             && between.all(|(_, run)| run.place.segment == from)
+            && copies.next().is_none_or(|copied| copied >= event)
     }
 
     /// Notes that an event's record is now at `place`. One that `continues` is in the same block as
-    /// the one noted before, and no event that is still owed has a number between: returns those that
-    /// are lost by it, copies whose place is not known any more.
-    pub(super) fn note_moved(&mut self, place: Place, event: u64, continues: bool) -> Vec<u64> {
+    /// the one noted before, and no copy has a number between.
+    pub(super) fn note_moved(&mut self, place: Place, event: u64, continues: bool) {
         let newest = self.moved_newest.filter(|first| continues && *first < event);
         let first = newest.unwrap_or(event);
-        let before = newest.and_then(|first| self.moved.get(&first)).map_or(event, |run| run.last);
-        let mut between = self.copied.iter();
-        between.advance_to(before.saturating_add(1));
-        let lost: Vec<u64> = between.take_while(|copied| *copied < event).collect();
-        for event in &lost {
-            self.copied.remove(*event);
-        }
         self.copied.insert(event);
         // What else was known of this stretch is outdated; what lies around it is not.
         let cut: Vec<(u64, MovedRun)> = (self.moved.range(..=event).rev())
@@ -383,7 +379,6 @@ impl Segments {
         }
         self.moved.entry(first).or_insert(MovedRun { last: event, place });
         self.moved_newest = Some(first);
-        lost
     }
 
     pub(super) fn is_moved(&self, event: u64) -> bool {

@@ -44,6 +44,8 @@ pub(super) struct State {
     pub(super) unreadable: Vec<Leased>,
     /// Deliveries made again that are not visible yet, by lane and event.
     pub(super) replaying: HashSet<(u32, u64)>,
+    /// Deliveries made again since the log was opened.
+    pub(super) runs_begun: u64,
     pub(super) notes: Notes,
     pub(super) dedup: Dedup,
     pub(super) cache: Cache,
@@ -132,6 +134,7 @@ impl State {
             fence_last: fastrand::u64(..) >> 2,
             unreadable: Vec::new(),
             replaying: HashSet::new(),
+            runs_begun: 0,
             notes: Notes::default(),
             dedup: Dedup::default(),
             cache: Cache::new(cache_bytes),

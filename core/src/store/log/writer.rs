@@ -481,7 +481,7 @@ impl Writer {
             };
             let mut before = None;
             while !owed.is_empty() {
-                let chunk = forward::read_chunk(&core, &mut owed)?;
+                let chunk = forward::read_chunk(&core, &mut owed, || self.flush(false))?;
                 {
                     let mut state = core.lock();
                     for copy in chunk {
