@@ -318,3 +318,151 @@ pub(super) fn dead(connection: &mut Connection) -> Done<Vec<DeadLetters>> {
 const DEAD: &str = "SELECT endpoint, reason, due FROM postrider_deliveries \
                     INDEXED BY postrider_given_up \
                     WHERE replaced = 0 AND state >= 4 AND state IN (4, 5)";
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use postrider::delivery::DeadReason;
+
+    use super::*;
+    use crate::sqlite::schema;
+
+    fn database(endpoints: usize) -> (tempfile::TempDir, Connection) {
+        let folder = tempfile::tempdir().unwrap();
+        let connection =
+            schema::open(&folder.path().join("store.db"), Duration::from_secs(1)).unwrap();
+        for number in 0..endpoints {
+            connection
+                .execute("INSERT INTO postrider_endpoints (id) VALUES (?1)", [format!("e{number}")])
+                .unwrap();
+        }
+        (folder, connection)
+    }
+
+    /// What SQLite says that it does, without the merging of parts.
+    fn plan(connection: &Connection, sql: &str) -> Vec<String> {
+        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        // Unbound parameters are NULL; the plan is the same.
+        let mut rows = statement.raw_query();
+        let mut steps = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            let step: String = row.get(3).unwrap();
+            if !(step.starts_with("MERGE (UNION)") || step == "LEFT" || step == "RIGHT") {
+                steps.push(step);
+            }
+        }
+        steps.dedup();
+        steps
+    }
+
+    #[test]
+    fn every_condition_with_an_index_goes_along_it() {
+        let (_folder, connection) = database(3);
+        let id = |text: &str| text.parse::<EndpointId>().unwrap();
+        let kind = |text: &str| text.parse::<Pattern>().unwrap();
+        let all = "SEARCH postrider_events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)";
+        let types = "SEARCH postrider_events USING COVERING INDEX postrider_types \
+                     (type=? AND rowid>? AND rowid<?)";
+        let stands = "SEARCH postrider_deliveries USING COVERING INDEX postrider_stands \
+                      (endpoint=? AND state=? AND event>? AND event<?)";
+        let given_up = "SEARCH postrider_deliveries USING COVERING INDEX postrider_given_up \
+                        (state=? AND event>? AND event<?)";
+        let unmatched =
+            "SEARCH postrider_unmatched USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)";
+        let q = Query::new;
+        let cases: [(Query, &[&str]); 12] = [
+            (q(), &[all]),
+            (q().of_type(kind("model.*")), &[all]),
+            (q().missing(id("e1")), &[all]),
+            (q().of_type(kind("match")), &[types]),
+            (q().of_type(kind("match")).of_type(kind("model.uploaded")), &[types]),
+            (q().endpoint(id("e1")).of_type(kind("match")), &[types]),
+            (q().endpoint(id("e1")), &[stands]),
+            (q().endpoint(id("e1")).endpoint(id("e2")).state(StateKind::Dead), &[stands]),
+            (q().state(StateKind::Waiting).of_type(kind("match")), &[stands]),
+            (q().state(StateKind::Dead).state(StateKind::Expired), &[given_up]),
+            (q().reason(DeadReason::Gone), &[given_up]),
+            (q().state(StateKind::Dead).state(StateKind::Unmatched), &[unmatched, given_up]),
+        ];
+        for (query, expect) in cases {
+            let search = Search::of(&connection, &query).unwrap().unwrap();
+            for order in [Order::OldestFirst, Order::NewestFirst] {
+                assert_eq!(plan(&connection, &search.sql(order)), expect, "{query:?}");
+            }
+        }
+        let given_up =
+            "SEARCH postrider_deliveries USING COVERING INDEX postrider_given_up (state=?)";
+        assert_eq!(plan(&connection, DEAD), [given_up]);
+    }
+
+    #[test]
+    fn nothing_is_looked_at_where_nothing_can_match() {
+        let (_folder, connection) = database(1);
+        let none = [
+            Query::new().endpoint("unknown".parse().unwrap()),
+            Query::new().endpoint("e0".parse().unwrap()).state(StateKind::Unmatched),
+            Query::new().state(StateKind::Delivered).reason(DeadReason::Gone),
+        ];
+        for query in none {
+            assert!(Search::of(&connection, &query).unwrap().is_none(), "{query:?}");
+        }
+    }
+
+    /// SQLite takes 500 parts, and each row passes through all of them.
+    #[test]
+    fn parts_are_bounded() {
+        let (_folder, connection) = database(PARTS_MAX + 1);
+        let delivered = Query::new().state(StateKind::Delivered);
+        let search = Search::of(&connection, &delivered).unwrap().unwrap();
+        assert_eq!(search.parts, Search::of_all().parts);
+        let mut types = Query::new();
+        for number in 0..=PARTS_MAX {
+            types = types.of_type(format!("type-{number}").parse().unwrap());
+        }
+        let search = Search::of(&connection, &types).unwrap().unwrap();
+        assert_eq!(search.parts, Search::of_all().parts);
+    }
+
+    #[test]
+    fn a_time_leads_to_its_places() {
+        let (_folder, connection) = database(0);
+        connection.execute_batch("BEGIN").unwrap();
+        for span in 0..1000_i64 {
+            // The clock goes back once, for the length of a span.
+            let oldest = if span == 600 { 100_000 } else { span * 1000 };
+            connection
+                .execute(
+                    "INSERT INTO postrider_spans VALUES (?1, ?2, ?3)",
+                    [span, oldest, span * 1000 + 999],
+                )
+                .unwrap();
+        }
+        connection.execute_batch("COMMIT").unwrap();
+        let at = Timestamp::from_millis;
+        let places =
+            |first: i64, last: i64| Some((first * SPAN_EVENTS, (last + 1) * SPAN_EVENTS - 1));
+        let check = |query: Query, page: Page, expect: Option<(i64, i64)>| {
+            assert_eq!(bounds(&connection, &query, page).unwrap(), expect, "{query:?} {page:?}");
+        };
+        let between = |since, until| Query::new().since(at(since)).until(at(until));
+        check(between(700_000, 702_000), Page::newest(), places(700, 701));
+        check(between(700_001, 702_001), Page::newest(), places(700, 702));
+        check(between(100_000, 101_000), Page::newest(), places(100, 600));
+        check(between(1_000_000, 1_000_001), Page::newest(), None);
+        check(between(-2, -1), Page::newest(), None);
+        let after = Some(Place::new(701 * 1024));
+        check(
+            between(700_000, 702_000),
+            Page::newest().after(after),
+            Some((700 * SPAN_EVENTS, 701 * SPAN_EVENTS - 1)),
+        );
+        check(
+            between(700_000, 702_000),
+            Page::oldest().after(after),
+            Some((701 * SPAN_EVENTS + 1, 702 * SPAN_EVENTS - 1)),
+        );
+        check(between(700_000, 702_000), Page::oldest().after(Some(Place::new(u64::MAX))), None);
+        check(Query::new(), Page::newest().after(Some(Place::new(0))), None);
+    }
+}

@@ -24,7 +24,7 @@ pub(super) const DELIVERY_BYTES: u64 = 64;
 pub(super) struct Work<'a> {
     pub(super) connection: &'a Connection,
     pub(super) limits: &'a Limits,
-    /// The newest time that the engine told.
+    /// The time that the engine told last.
     pub(super) now: Timestamp,
     /// The numbers of endpoints; emptied when a transaction is rolled back.
     pub(super) endpoints: &'a mut HashMap<EndpointId, i64>,

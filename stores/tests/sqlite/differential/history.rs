@@ -37,7 +37,9 @@ fn view(event: EventRecord, with_attempts: bool) -> String {
     let EventRecord { event, accepted_at, mut deliveries, .. } = event;
     if !with_attempts {
         // May be told all the same.
-        deliveries.iter_mut().for_each(|delivery| delivery.attempts_made = 0);
+        for delivery in &mut deliveries {
+            delivery.attempts_made = 0;
+        }
     }
     format!("{:?} {accepted_at:?} {deliveries:?}", event.id())
 }
