@@ -42,10 +42,15 @@ pub(super) fn find(connection: &mut Connection, query: &Query, page: Page) -> Do
     let mut events = Vec::new();
     let (mut looked_at, mut bytes, mut last) = (0, 0, None);
     while let Some(row) = rows.next()? {
+        let seq: i64 = row.get(0)?;
+        let place = Some(Place::new(seq.cast_unsigned()));
+        if place == last {
+            // Named again, by its next delivery.
+            continue;
+        }
         if events.len() >= page.events_max() || looked_at >= LOOK_MAX || bytes >= PAGE_BYTES {
             return Ok(Ok(Found::new(events, last)));
         }
-        let seq: i64 = row.get(0)?;
         match look_at(&transaction, seq, query, page.attempts)? {
             Ok(Some(record)) => {
                 bytes += weight(&record);
@@ -56,7 +61,7 @@ pub(super) fn find(connection: &mut Connection, query: &Query, page: Page) -> Do
             Err(error) => tracing::error!(error = error.chain(), "an event cannot be read"),
         }
         looked_at += 1;
-        last = Some(Place::new(seq.cast_unsigned()));
+        last = place;
     }
     Ok(Ok(Found::new(events, None)))
 }

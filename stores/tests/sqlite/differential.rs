@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use postrider::delivery::{AttemptRecord, Cause, DeadReason, Decision, DeliveryId};
+use postrider::delivery::{AttemptRecord, Cause, DeadReason, Decision, DeliveryId, State};
 use postrider::store::{
     Accept, Accepted, EventRecord, Fence, Lease, LogStore, MemoryStore, Next, Settlement, Store,
 };
@@ -110,8 +110,19 @@ async fn compare<S: Store>(kinds: &[Round], oracle: impl AsyncFn(Round, PathBuf)
 
 /// What is seen of an event, in a form that compares.
 fn view(event: Option<EventRecord>) -> String {
-    let Some(event) = event else { return "nothing".into() };
+    let Some(mut event) = event else { return "nothing".into() };
+    make_comparable(&mut event);
     format!("{:?} {:?} {:?}", event.event.payload(), event.accepted_at, event.deliveries)
+}
+
+/// Some stores tell of a delivery that was given back that it is due since it was accepted, others
+/// that it has been for ever.
+fn make_comparable(event: &mut EventRecord) {
+    for delivery in &mut event.deliveries {
+        if let State::Waiting { due } = &mut delivery.state {
+            *due = event.accepted_at.max(*due);
+        }
+    }
 }
 
 fn receipts(accepted: Result<Vec<Accepted>, Error>) -> String {

@@ -110,6 +110,25 @@ async fn processes_share_replays() {
     assert_eq!(totals.iter().map(|totals| totals.succeeded).sum::<u64>(), 2);
 }
 
+/// An event that several endpoints gave up was told once for each of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = builder(&folder).open().await.unwrap();
+    publish(&store, "e", &["a", "b", "c"], at(0)).await.unwrap();
+    for endpoint in ["a", "b", "c"] {
+        settle(&store, &claim(&store, endpoint, at(0)).await[0], DEAD).await;
+    }
+    for query in [
+        Query::new().state(StateKind::Dead),
+        Query::new().reason(DeadReason::Exhausted),
+        Query::new().endpoint(id("a")).endpoint(id("b")).state(StateKind::Dead),
+    ] {
+        let page = store.find(&query, Page::newest().limit(1)).await.unwrap();
+        assert_eq!((page.events.len(), page.next), (1, None), "{query:?}");
+    }
+}
+
 /// Settlements of many stores and many endpoints at once are all counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_count_each_settlement_of_every_store_once() {

@@ -7,7 +7,7 @@ use postrider::store::{
 };
 use postrider::{Error, Timestamp};
 
-use super::{ENDPOINTS, Pair};
+use super::{ENDPOINTS, Pair, make_comparable};
 use crate::support::id;
 
 /// An endpoint to which nothing is published; it gets what is replayed to it.
@@ -33,7 +33,8 @@ async fn find(store: &dyn Store, query: &Query, mut page: Page) -> Vec<String> {
     }
 }
 
-fn view(event: EventRecord, with_attempts: bool) -> String {
+fn view(mut event: EventRecord, with_attempts: bool) -> String {
+    make_comparable(&mut event);
     let EventRecord { event, accepted_at, mut deliveries, .. } = event;
     if !with_attempts {
         // May be told all the same.
