@@ -12,6 +12,7 @@
 //! The file must be on a local disk: SQLite's log needs memory shared by its users, which network
 //! file systems do not give (<https://sqlite.org/wal.html>).
 
+mod config;
 mod error;
 mod find;
 mod lanes;
@@ -45,6 +46,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use config::{Factory, Settings};
 pub use outbox::{RefusedEvent, SqliteOutbox, publish_in};
 /// The SQLite bindings of this build, for [`publish_in`]'s transaction.
 pub use rusqlite;
