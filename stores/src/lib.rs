@@ -8,6 +8,17 @@ pub mod outbox;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+use postrider::store::Registry;
+
+/// A registry with every store that is compiled in, under its name in the configuration.
+#[must_use]
+pub fn registry() -> Registry {
+    let registry = Registry::new();
+    #[cfg(feature = "sqlite")]
+    let registry = registry.with(sqlite::Factory);
+    registry
+}
+
 /// Compiles the Rust of the page.
 #[cfg(all(doctest, feature = "sqlite"))]
 #[doc = include_str!("../../docs/STORES.md")]

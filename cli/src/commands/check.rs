@@ -12,7 +12,17 @@ use crate::{Exit, Failure};
 #[derive(Serialize)]
 struct Report<'a> {
     config: Option<String>,
+    /// `None` without `bus.store`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<StoreLine>,
     endpoints: Vec<Line<'a>>,
+}
+
+#[derive(Serialize)]
+struct StoreLine {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    target: String,
 }
 
 #[derive(Serialize)]
@@ -54,6 +64,10 @@ pub(crate) async fn run(args: &Args, check: &Check, output: &Output) -> Result<E
         Some(path) => output.line(format_args!("{} is valid", path.display()))?,
         None => output.line("no configuration file here; the defaults are valid")?,
     }
+    let store = config.store.as_ref().map(|it| StoreLine { kind: it.name(), target: it.target() });
+    if let Some(StoreLine { kind, target }) = &store {
+        output.line(format_args!("events are kept by {kind} in {target}"))?;
+    }
     for line in &lines {
         let mark = mark(line.error.is_none());
         let off = if line.enabled { "" } else { " (disabled: deliveries are held)" };
@@ -72,7 +86,7 @@ pub(crate) async fn run(args: &Args, check: &Check, output: &Output) -> Result<E
     }
     let unreachable = lines.iter().filter(|line| line.error.is_some()).count();
     let path = config.path.as_ref().map(|path| path.display().to_string());
-    output.json(&Report { config: path, endpoints: lines })?;
+    output.json(&Report { config: path, store, endpoints: lines })?;
     if unreachable > 0 {
         return Err(Failure::failed(format!("{unreachable} of the endpoints cannot be reached")));
     }

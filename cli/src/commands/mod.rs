@@ -21,7 +21,9 @@ fn config(args: &Args, output: &Output) -> Result<Config, Failure> {
 }
 
 fn loader(args: &Args) -> Loader {
-    let loader = Config::loader().registry(&postrider_sinks::registry());
+    let loader = Config::loader()
+        .registry(&postrider_sinks::registry())
+        .stores(&postrider_stores::registry());
     match &args.config {
         Some(file) => loader.file(file),
         // The current folder, so that messages name the file as people do.

@@ -76,11 +76,11 @@ pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Resu
     Ok(Exit::Done)
 }
 
-/// A bus for this command. Without a data folder it holds all of its events, which are in memory
+/// A bus for this command. Without a data folder or store it holds all of its events, which are in memory
 /// anyway, until it has told what became of each.
 async fn open(config: Config, events: &[NewEvent]) -> Result<Bus, Failure> {
     let bus = Bus::builder();
-    if config.bus.data_dir.is_some() {
+    if config.bus.data_dir.is_some() || config.store.is_some() {
         return Ok(bus.config(config).open().await?);
     }
     let store = MemoryStore::builder().events_max(events.len()).bytes_max(usize::MAX).build();

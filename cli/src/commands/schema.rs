@@ -7,7 +7,7 @@ use crate::output::Output;
 use crate::{Exit, Failure};
 
 pub(crate) fn schema(output: &Output) -> Result<Exit, Failure> {
-    let schema = config::json_schema(&postrider_sinks::registry());
+    let schema = config::json_schema(&postrider_sinks::registry(), &postrider_stores::registry());
     let text = serde_json::to_string_pretty(&schema)
         .map_err(|error| Failure::failed(format!("failed to write the schema: {error}")))?;
     output.text(text)?;
@@ -15,6 +15,8 @@ pub(crate) fn schema(output: &Output) -> Result<Exit, Failure> {
 }
 
 pub(crate) fn reference(output: &Output) -> Result<Exit, Failure> {
-    output.text(config::reference_markdown(&postrider_sinks::registry()).trim_end())?;
+    let page =
+        config::reference_markdown(&postrider_sinks::registry(), &postrider_stores::registry());
+    output.text(page.trim_end())?;
     Ok(Exit::Done)
 }

@@ -175,6 +175,9 @@ fn bytes(size: ByteSize) -> usize {
 /// The store that the configuration asks for.
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, Error> {
     let bus = &config.bus;
+    if let Some(store) = &config.store {
+        return store.open(bus).await;
+    }
     let Some(folder) = &bus.data_dir else {
         let store = MemoryStore::builder()
             .events_max(bus.memory.events_max)

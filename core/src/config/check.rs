@@ -19,10 +19,12 @@ use super::{
 use crate::endpoint::{CONCURRENCY_DEFAULT, EndpointId, Policy, TIMEOUT_DEFAULT};
 use crate::retry;
 use crate::sink::{CheckContext, PreparedSink, Registry};
+use crate::store::{self, PreparedStore};
 
 /// What the checks need beside the values.
 pub(super) struct Given<'a> {
     pub(super) registry: &'a Registry,
+    pub(super) stores: &'a store::Registry,
     pub(super) schema: &'a Schema,
     pub(super) environment: &'a Environment,
     pub(super) origins: &'a Origins,
@@ -42,6 +44,10 @@ pub(super) fn check(tree: &Value, given: &Given<'_>) -> Result<Config, Vec<Confi
     };
     let (defaults, inherited) = checker.split_defaults(root.remove("defaults"));
     let server = checker.server(root.remove("server"));
+    let store = match root.get_mut("bus") {
+        Some(Value::Dict(_, bus)) => bus.remove("store"),
+        _ => None,
+    };
     let raw = checker.report.read(
         Value::from(root),
         &KeyPath::default(),
@@ -53,9 +59,11 @@ pub(super) fn check(tree: &Value, given: &Given<'_>) -> Result<Config, Vec<Confi
         policy.allow(&network.0).expect("checked when it was read")
     });
     let bus = checker.bus(raw.bus);
+    let store = checker.store(store, bus.data_dir.is_some());
     let config = Config {
         enabled: raw.enabled,
         bus,
+        store,
         server,
         endpoints: checker.endpoints(endpoints, &defaults, &inherited, &network),
         network,
@@ -63,7 +71,7 @@ pub(super) fn check(tree: &Value, given: &Given<'_>) -> Result<Config, Vec<Confi
         path: None,
         document: None,
     };
-    if config.bus.data_dir.is_none() {
+    if config.bus.data_dir.is_none() && config.store.is_none() {
         let path = KeyPath::default().key("bus").key("data_dir");
         let warning = "not set: accepted events are kept in memory, and lost when the process ends";
         let warning = checker.report.error(&path, warning);
@@ -115,13 +123,6 @@ impl Checker<'_, '_> {
 
     fn bus(&mut self, raw: RawBus) -> BusSettings {
         let path = KeyPath::default().key("bus");
-        if let Some(store) = raw.store {
-            let path = path.key("store").key("type");
-            let error = self.report.error(&path, "this build has no such store");
-            let error = error.found(format!("{:?}", store.kind));
-            let error = error.remedy("remove bus.store and set bus.data_dir for the built-in one");
-            self.report.push(&path, error);
-        }
         if self.report.is_clean(&path) {
             let ordered = [
                 (
@@ -168,6 +169,76 @@ impl Checker<'_, '_> {
             in_flight_max: raw.in_flight_max,
             subscriber_events_max: raw.subscriber_events_max,
         }
+    }
+
+    /// The store that is named, its settings read and checked by its factory.
+    fn store(&mut self, table: Option<Value>, has_folder: bool) -> Option<PreparedStore> {
+        let path = KeyPath::default().key("bus").key("store");
+        let (tag, mut table) = match table {
+            None | Some(Value::Empty(..)) => return None,
+            Some(Value::Dict(tag, table)) => (tag, table),
+            Some(other) => {
+                let found = self.report.show(&other, &path);
+                let error = self.report.error(&path, "expected a table").found(found);
+                self.report.push(&path, error);
+                return None;
+            }
+        };
+        if has_folder {
+            let message = "cannot stand beside bus.data_dir: events are kept in one place";
+            let error = self.report.error(&path, message);
+            self.report.push(&path, error.remedy("remove one of the two"));
+        }
+        let kind_path = path.key("type");
+        let kind = match table.remove("type") {
+            Some(Value::String(_, kind)) => kind,
+            None | Some(Value::Empty(..)) => {
+                if !self.report.is_bad(&kind_path) {
+                    self.report.missing(&kind_path);
+                }
+                return None;
+            }
+            Some(other) => {
+                let found = self.report.show(&other, &kind_path);
+                let error = self.report.error(&kind_path, "expected text").found(found);
+                self.report.push(&kind_path, error);
+                return None;
+            }
+        };
+        if !self.given.stores.names().any(|name| name == kind) {
+            self.no_store(&kind, &kind_path);
+            return None;
+        }
+        let store = self.report.read(Value::Dict(tag, table), &path, |settings| {
+            self.given
+                .stores
+                .prepare(&kind, settings)
+                .expect("the store is known")
+                .map_err(|error| *error)
+        })?;
+        for problem in store.check() {
+            let path = path.join(&KeyPath::parse(&problem.key));
+            let error = self.report.error(&path, problem.message).remedy(problem.remedy);
+            self.report.push(&path, error);
+        }
+        Some(store)
+    }
+
+    fn no_store(&mut self, kind: &str, path: &KeyPath) {
+        let names: Vec<&str> = self.given.stores.names().collect();
+        let error = self.report.error(path, "this build has no such store");
+        let error = error.found(self.report.show(&Value::from(kind), path));
+        let error = match nearest(kind, names.iter().copied()) {
+            Some(nearest) => error.remedy(format!("did you mean {nearest:?}?")),
+            None if names.is_empty() => {
+                error.remedy("remove bus.store and set bus.data_dir for the built-in one")
+            }
+            None => error.remedy(format!(
+                "this build has {}; for the built-in one set bus.data_dir",
+                names.join(", ")
+            )),
+        };
+        self.report.push(path, error);
     }
 
     /// Tokens are read one by one, so that a mistake in one moves no other to a wrong position.

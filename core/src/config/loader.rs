@@ -17,6 +17,7 @@ use super::raw::RawConfig;
 use super::schema::Schema;
 use super::settings::{Config, RawDocument};
 use crate::sink::Registry;
+use crate::store;
 
 /// Largest configuration file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -43,6 +44,7 @@ const GUIDE_FILE_NAME: &str = "webhook_config.json";
 #[must_use = "a loader does nothing until it loads"]
 pub struct Loader {
     registry: Registry,
+    stores: store::Registry,
     file: Option<Input>,
     environment: Environment,
     reads_environment: bool,
@@ -58,6 +60,7 @@ impl Default for Loader {
     fn default() -> Self {
         Self {
             registry: Registry::new(),
+            stores: store::Registry::new(),
             file: None,
             environment: Environment::Process,
             reads_environment: true,
@@ -70,6 +73,12 @@ impl Loader {
     /// Sets which sinks endpoints may name. Default: none.
     pub fn registry(mut self, registry: &Registry) -> Self {
         self.registry = registry.clone();
+        self
+    }
+
+    /// Sets which stores `bus.store` may name. Default: none.
+    pub fn stores(mut self, stores: &store::Registry) -> Self {
+        self.stores = stores.clone();
         self
     }
 
@@ -136,7 +145,7 @@ impl Loader {
     /// Every mistake in every layer, with its place and remedy. Only a file that cannot be read as
     /// TOML or JSON at all ends the search early.
     pub fn load(self) -> Result<Config, ConfigErrors> {
-        let schema = Schema::new(&self.registry);
+        let schema = Schema::new(&self.registry, &self.stores);
         let mut errors = Vec::new();
 
         let document = Document::new(Source::Default, "");
@@ -195,6 +204,7 @@ impl Loader {
         let tree = Value::from(self::values(&figment));
         let given = Given {
             registry: &self.registry,
+            stores: &self.stores,
             schema: &schema,
             environment: &self.environment,
             origins: &origins,

@@ -62,7 +62,7 @@ pub(super) struct RawBus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "path"), length(min = 1))]
     pub(super) data_dir: Option<String>,
-    /// Another store than the built-in one. This version has none.
+    /// Another store than the built-in ones, in place of a `data_dir`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) store: Option<RawStore>,
     /// Largest payload of one event.
@@ -119,11 +119,11 @@ impl Default for RawBus {
     }
 }
 
-/// Another store; which keys it has beside `type` is the store's.
+/// Another store; which keys it has beside `type` is the store's, which reads them.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Store", extend("additionalProperties" = true))]
 pub(super) struct RawStore {
-    /// Which store, such as `nats`.
+    /// Which store, such as `sqlite`.
     #[serde(rename = "type")]
     pub(super) kind: String,
 }

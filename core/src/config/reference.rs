@@ -10,11 +10,12 @@ use super::layers::PREFIX;
 use super::loader::FILE_NAMES;
 use super::schema::{SINK_DEFAULT, Schema, is_secret};
 use crate::sink::Registry;
+use crate::store;
 
 /// The reference page of every key, its type, default, bounds and meaning, as Markdown, for the
-/// sinks of `registry`. The same registry gives the same page.
-pub fn reference_markdown(registry: &Registry) -> String {
-    let schema = Schema::new(registry);
+/// sinks of `registry` and these stores. The same registries give the same page.
+pub fn reference_markdown(registry: &Registry, stores: &store::Registry) -> String {
+    let schema = Schema::new(registry, stores);
     let files = FILE_NAMES.map(|name| format!("`{name}`")).join(", ");
     let mut page = format!(
         "# Configuration\n\n\
@@ -46,6 +47,9 @@ pub fn reference_markdown(registry: &Registry) -> String {
             key if resolved.get("properties").is_some() => {
                 let described = node["description"].as_str();
                 writer.section(&format!("## `[{key}]`"), described, resolved, Some(key), &|_| true);
+                if key == "bus" {
+                    writer.stores(&resolved["properties"]["store"], stores);
+                }
             }
             _ => {}
         }
@@ -111,6 +115,16 @@ impl Writer<'_> {
         }
         for (title, node, path) in inner {
             self.section(&title, node["description"].as_str(), node, Some(&path), &|_| true);
+        }
+    }
+
+    /// What each store has.
+    fn stores(&mut self, node: &Json, stores: &store::Registry) {
+        for name in stores.names() {
+            let table = Value::from(Dict::from([("type".to_owned(), Value::from(name))]));
+            let node = self.schema.resolve(node, &table);
+            let title = format!("### `[bus.store]` with `type = \"{name}\"`");
+            self.section(&title, node["description"].as_str(), node, None, &|key| key != "type");
         }
     }
 

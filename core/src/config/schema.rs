@@ -11,13 +11,14 @@ use serde_json::{Map, Value as Json, json};
 use super::path::{KeyPath, Step};
 use super::raw::{RawConfig, RawEndpoint, RawPolicy};
 use crate::sink::Registry;
+use crate::store;
 
 /// The sink of an endpoint that names none.
 pub(super) const SINK_DEFAULT: &str = "http";
 
-/// The JSON Schema (draft 2020-12) of configurations for the sinks of `registry`.
-pub fn json_schema(registry: &Registry) -> Json {
-    Schema::new(registry).root
+/// The JSON Schema (draft 2020-12) of configurations for the sinks of `registry` and these stores.
+pub fn json_schema(registry: &Registry, stores: &store::Registry) -> Json {
+    Schema::new(registry, stores).root
 }
 
 /// A schema with look-ups.
@@ -41,7 +42,7 @@ pub(super) struct Located<'a> {
 }
 
 impl Schema {
-    pub(super) fn new(registry: &Registry) -> Self {
+    pub(super) fn new(registry: &Registry, stores: &store::Registry) -> Self {
         let mut generator = SchemaSettings::draft2020_12().into_generator();
         let mut root = generator.root_schema_for::<RawConfig>().to_value();
         let identity = properties_of::<RawEndpoint>(&mut generator);
@@ -81,7 +82,22 @@ impl Schema {
             "properties": defaults,
             "additionalProperties": false,
         });
+        let stores: Vec<Json> = stores
+            .names()
+            .map(|name| {
+                let settings = stores.schema(name, &mut generator).expect("a registered name");
+                store_branch(name, settings.to_value())
+            })
+            .collect();
         let mut definitions = generator.take_definitions(true);
+        if !stores.is_empty() {
+            let described = definitions["Bus"]["properties"]["store"]["description"].clone();
+            // Of one that nobody knows, what all have.
+            let mut common = definitions.remove("Store").unwrap_or_default();
+            common["description"] = described;
+            common["oneOf"] = Json::Array(stores);
+            definitions["Bus"]["properties"]["store"] = common;
+        }
         // Their keys stand in the tables above.
         definitions.remove("Endpoint");
         definitions.remove("Policy");
@@ -179,6 +195,7 @@ impl Schema {
                     Some(choice) => node = choice,
                     // A sink that nobody knows has the keys that all have.
                     None if std::ptr::eq(node, self.endpoints()) => return &self.common,
+                    None if node.get("properties").is_some() => return node,
                     None => return &Json::Null,
                 }
             } else {
@@ -306,6 +323,20 @@ fn branch(
         "required": required,
         "additionalProperties": is_open,
     })
+}
+
+/// The whole table of this store.
+fn store_branch(name: &str, mut settings: Json) -> Json {
+    settings["title"] = json!(format!("store with type = \"{name}\""));
+    settings["properties"]["type"] = json!({
+        "description": "Names this kind of store.",
+        "type": "string",
+        "const": name,
+    });
+    let mut required = vec![json!("type")];
+    required.extend(settings["required"].as_array().into_iter().flatten().cloned());
+    settings["required"] = Json::Array(required);
+    settings
 }
 
 #[cfg(test)]

@@ -14,11 +14,11 @@ use crate::endpoint::{Endpoint, EndpointId, Policy};
 use crate::error::Error;
 use crate::route::Pattern;
 use crate::sink::{CheckContext, PreparedSink};
-use crate::store::WhenFull;
 use crate::store::log::{
     BACKLOG_BYTES_MAX_DEFAULT, BACKLOG_EVENTS_MAX_DEFAULT, DEDUP_WINDOW_DEFAULT, RETENTION_DEFAULT,
     Sync,
 };
+use crate::store::{PreparedStore, WhenFull};
 
 /// A whole configuration, checked. `Debug` shows no secret.
 ///
@@ -31,6 +31,9 @@ pub struct Config {
     pub enabled: bool,
     /// The bus itself.
     pub bus: BusSettings,
+    /// Another store than the built-in ones: the `[bus.store]` table. `None`: the log in
+    /// [`BusSettings::data_dir`], or memory. Never beside a `data_dir`.
+    pub store: Option<PreparedStore>,
     /// The configured endpoints, in the order of the file; no two have the same id.
     pub endpoints: Vec<EndpointConfig>,
     /// Which addresses may be connected to.
@@ -50,6 +53,7 @@ impl Default for Config {
         Self {
             enabled: true,
             bus: BusSettings::default(),
+            store: None,
             endpoints: Vec::new(),
             network: NetworkPolicy::default(),
             server: ServerSettings::default(),

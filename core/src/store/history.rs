@@ -150,18 +150,24 @@ impl Query {
         if !self.wants_event(&record.event.kind, record.accepted_at) {
             return None;
         }
-        keep_newest_runs(&mut record.deliveries);
+        self.select_deliveries(&mut record.deliveries).then_some(record)
+    }
+
+    /// Whether an event with these deliveries is among those looked for, as far as deliveries tell;
+    /// leaves those of its newest ones that are. For a store that reads an event itself last.
+    pub fn select_deliveries(&self, deliveries: &mut Vec<DeliveryRecord>) -> bool {
+        keep_newest_runs(deliveries);
         if let Some(missing) = &self.missing {
-            let newest = record.deliveries.iter().find(|d| d.id.endpoint() == missing);
+            let newest = deliveries.iter().find(|d| d.id.endpoint() == missing);
             if !self.wants_missing(newest.map(|delivery| &delivery.state)) {
-                return None;
+                return false;
             }
         }
-        if record.deliveries.is_empty() {
-            return self.wants_unmatched().then_some(record);
+        if deliveries.is_empty() {
+            return self.wants_unmatched();
         }
-        record.deliveries.retain(|d| self.wants_delivery(d.id.endpoint(), &d.state));
-        (!record.deliveries.is_empty() || !self.asks_of_deliveries()).then_some(record)
+        deliveries.retain(|d| self.wants_delivery(d.id.endpoint(), &d.state));
+        !deliveries.is_empty() || !self.asks_of_deliveries()
     }
 }
 

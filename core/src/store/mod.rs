@@ -18,6 +18,7 @@
 mod history;
 pub mod log;
 mod memory;
+mod registry;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub use log::{LogStore, LogStoreBuilder};
 pub use memory::{
     EVENTS_MAX_DEFAULT, MEMORY_BYTES_MAX_DEFAULT, MemoryStore, MemoryStoreBuilder, WhenFull,
 };
+pub use registry::{PreparedStore, Registry, StoreFactory};
 
 use crate::delivery::{AttemptRecord, Decision, DeliveryId, State};
 use crate::endpoint::EndpointId;

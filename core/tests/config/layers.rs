@@ -6,7 +6,7 @@ use postrider::config::{Config, Format, json_schema};
 use postrider::store::WhenFull;
 use serde_json::{Value, json};
 
-use crate::sinks::registry;
+use crate::sinks::{registry, stores};
 use crate::{fingerprint, load};
 
 /// Every key there is, each with a value that is not its default.
@@ -169,7 +169,7 @@ fn keys_of_endpoints(endpoints: &Value) -> BTreeSet<&str> {
 /// A key that is added to the schema must be added above, or this fails.
 #[test]
 fn the_sample_has_every_key() {
-    let (schema, sample) = (json_schema(&registry()), as_json());
+    let (schema, sample) = (json_schema(&registry(), &stores()), as_json());
     let properties = |schema: &Value| -> BTreeSet<String> {
         schema["properties"].as_object().unwrap().keys().cloned().collect()
     };

@@ -7,6 +7,7 @@ mod property;
 mod schema;
 mod secrets;
 mod sinks;
+mod store;
 
 use postrider::config::{Config, ConfigErrors, Format};
 
@@ -61,6 +62,7 @@ const VARIABLES: [(&str, &str); 3] = [
 fn load(format: Format, text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     Config::loader()
         .registry(&sinks::registry())
+        .stores(&sinks::stores())
         .text(format, text)
         .environment_from(variables.iter().copied())
         .load()
@@ -68,8 +70,10 @@ fn load(format: Format, text: &str, variables: &[(&str, &str)]) -> Result<Config
 
 /// Everything that a configuration says, secrets too; not where it was read from.
 fn fingerprint(config: &Config) -> String {
-    let Config { enabled, bus, endpoints, network, server, .. } = config;
+    let Config { enabled, bus, store, endpoints, network, server, .. } = config;
     let tokens: Vec<&str> = server.tokens.iter().map(|token| token.token.expose()).collect();
     let targets: Vec<String> = endpoints.iter().map(|one| one.sink.target()).collect();
-    format!("{enabled} {bus:#?} {endpoints:#?} {network:#?} {server:#?} {tokens:#?} {targets:#?}")
+    format!(
+        "{enabled} {bus:#?} {store:#?} {endpoints:#?} {network:#?} {server:#?} {tokens:#?} {targets:#?}"
+    )
 }

@@ -147,7 +147,40 @@ data_dir = """#,
         r#"[bus]
 store = { type = "nats", url = "nats://x" }"#,
         &[
-            r#"2: bus.store.type: this build has no such store, found "nats" — remove bus.store and set bus.data_dir for the built-in one"#,
+            r#"2: bus.store.type: this build has no such store, found "nats" — this build has shelf; for the built-in one set bus.data_dir"#,
+        ],
+    );
+    toml(
+        r#"[bus]
+store = { type = "shlef", plan = "x" }"#,
+        &[
+            r#"2: bus.store.type: this build has no such store, found "shlef" — did you mean "shelf"?"#,
+        ],
+    );
+    toml(
+        r#"[bus]
+store = { type = "shelf", evnts_max = 1 }"#,
+        &[
+            "2: bus.store.plan: missing — add it: the file with its plan",
+            r#"2: bus.store.evnts_max: unknown key — did you mean "events_max"?"#,
+        ],
+    );
+    toml(
+        r#"[bus]
+store = { type = "shelf", plan = "x", events_max = 0 }"#,
+        &["2: bus.store.events_max: expected 1 to 100, found 0"],
+    );
+    toml(
+        r#"[bus]
+store = { type = "shelf", plan = "rain" }"#,
+        &["2: bus.store.plan: gets wet — put it under a roof"],
+    );
+    toml(
+        r#"[bus]
+data_dir = "data"
+store = { type = "shelf", plan = "x" }"#,
+        &[
+            "3: bus.store: cannot stand beside bus.data_dir: events are kept in one place — remove one of the two",
         ],
     );
     toml(
@@ -158,7 +191,7 @@ store = 3",
     toml(
         "[bus]
 store = { url = 3 }",
-        &["2: bus.store.type: missing — add it: which store, such as `nats`"],
+        &["2: bus.store.type: missing — add it: which store, such as `sqlite`"],
     );
     toml(
         r#"[network]

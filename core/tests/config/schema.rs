@@ -2,9 +2,10 @@
 
 use postrider::config::{Format, json_schema, reference_markdown};
 use postrider::sink::Registry;
+use postrider::store;
 use serde_json::{Value, json};
 
-use crate::sinks::registry;
+use crate::sinks::{registry, stores};
 use crate::{SAMPLE, VARIABLES, load};
 
 fn sample() -> Value {
@@ -13,7 +14,7 @@ fn sample() -> Value {
 }
 
 fn validator() -> jsonschema::Validator {
-    let schema = json_schema(&registry());
+    let schema = json_schema(&registry(), &stores());
     jsonschema::meta::validate(&schema).expect("a valid schema");
     jsonschema::validator_for(&schema).expect("a usable schema")
 }
@@ -87,7 +88,7 @@ fn every_key_is_described() {
             check(&node["items"], &format!("{at}[]"));
         }
     }
-    let schema = json_schema(&registry());
+    let schema = json_schema(&registry(), &stores());
     check(&schema, "");
     for (name, definition) in schema["$defs"].as_object().unwrap() {
         check(definition, name);
@@ -96,13 +97,17 @@ fn every_key_is_described() {
 
 #[test]
 fn page_names_every_key_with_its_bounds() {
-    let page = reference_markdown(&registry());
+    let page = reference_markdown(&registry(), &stores());
     for line in [
         "## `[bus]`",
         "| `in_flight_max` | whole number | `1024` | 1 to 65536 | Most attempts under way at once, all endpoints together. |",
         "### `[bus.memory]`",
         "| `bytes_max` | size | `\"256MiB\"` | 1B to 1024GiB | Most bytes of waiting events; at least `batch_bytes_max`. |",
         "| `when_full` | `\"refuse\"`, `\"wait\"` | `\"refuse\"` |  | What publishing does while the backlog limit is reached. |",
+        "### `[bus.store]`",
+        "| `type` | text | **required** |  | Which store, such as `sqlite`. |",
+        "### `[bus.store]` with `type = \"shelf\"`",
+        "| `plan` | path | **required** |  | The file with its plan. |",
         "| `timeout` | duration | `\"10s\"` | 1ms to 15m | Longest time that one attempt may take, connecting and reading the answer included. |",
         "### `[defaults.retry]`",
         "## `[[endpoints]]` with `sink = \"http\"` (or no `sink`)",
@@ -115,12 +120,16 @@ fn page_names_every_key_with_its_bounds() {
     ] {
         assert!(page.lines().any(|one| one == line), "no line {line:?} in\n{page}");
     }
-    assert_eq!(page, reference_markdown(&registry()), "the page depends on the registry alone");
+    assert_eq!(
+        page,
+        reference_markdown(&registry(), &stores()),
+        "the page depends on the registry alone"
+    );
 }
 
 #[test]
 fn a_build_without_sinks_has_a_schema() {
-    let schema = json_schema(&Registry::new());
+    let schema = json_schema(&Registry::new(), &store::Registry::new());
     assert!(schema["properties"]["bus"].is_object());
-    assert!(reference_markdown(&Registry::new()).contains("## `[bus]`"));
+    assert!(reference_markdown(&Registry::new(), &store::Registry::new()).contains("## `[bus]`"));
 }

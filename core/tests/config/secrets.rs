@@ -2,13 +2,13 @@
 
 use postrider::config::{Config, Format};
 
-use crate::sinks::registry;
+use crate::sinks::{registry, stores};
 
 const CANARY: &str = "canary-7f3a91";
 
 /// Loads and returns everything that can be printed about it.
 fn printed(format: Format, text: &str, variables: &[(&str, &str)]) -> String {
-    let loader = Config::loader().registry(&registry()).text(format, text);
+    let loader = Config::loader().registry(&registry()).stores(&stores()).text(format, text);
     match loader.environment_from(variables.iter().copied()).load() {
         Ok(config) => format!("OK {config:?} {config:#?} {:?}", config.document),
         Err(errors) => {
@@ -36,6 +36,7 @@ fn canary_is_never_printed() {
     let bad = |keys: &str| check(false, Format::Toml, &format!("{endpoint}{keys}"), &[]);
     good("headers = { Authorization = 'CANARY' }\nsecrets = ['CANARY']");
     good("[[server.tokens]]\nname = 'a'\ntoken = 'CANARY'\nscopes = ['read']");
+    good("[bus]\nstore = { type = 'shelf', plan = 'x', key = 'CANARY' }");
     bad("headers = { Authorization = ['CANARY'] }");
     bad("headers = { Authorization = { env = 'CANARY' } }");
     bad("headers = { Authorization = { value = 'CANARY' } }");
@@ -67,6 +68,8 @@ fn canary_is_never_printed() {
     bad("[server]\nlisten = 'me:CANARY@127.0.0.1:80'");
     bad("[bus]\nstore = 'postgres://me:CANARY@db'");
     bad("[bus]\nstore = { type = 'nats', url = 'nats://me:CANARY@db', password = 'CANARY' }");
+    bad("[bus]\nstore = { type = 'shelf', plan = 'x', key = ['CANARY'] }");
+    bad("[bus]\nstore = { type = 'shelf', plan = 'x', kye = 'CANARY' }");
     bad("[defaults]\nsecrets = 'CANARY'\nheaders = { a = { x = 'CANARY' } }");
 
     let json = |text: &str| check(false, Format::Json, text, &[]);

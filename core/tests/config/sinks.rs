@@ -1,19 +1,75 @@
-//! Sinks to configure: one like the real HTTP sink, one with nested settings, one without any.
+//! Sinks to configure: one like the real HTTP sink, one with nested settings, one without any; and a
+//! store.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use postrider::Error;
-use postrider::config::{ByteSize, HumanDuration, Secret};
+use postrider::config::{BusSettings, ByteSize, HumanDuration, Secret};
 use postrider::delivery::{Ack, Outcome};
 use postrider::sink::{Attempt, CheckContext, Problem, Registry, Sink, SinkFactory};
+use postrider::store::{self, MemoryStore, Store, StoreFactory};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// `http`, `file` and `print`.
 pub(crate) fn registry() -> Registry {
     Registry::new().with(HttpLike).with(FileLike).with(Print)
+}
+
+/// `shelf`.
+pub(crate) fn stores() -> store::Registry {
+    store::Registry::new().with(Shelf)
+}
+
+struct Shelf;
+
+/// A board on which events are put.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ShelfSettings {
+    /// The file with its plan.
+    #[schemars(extend("format" = "path"))]
+    plan: String,
+    /// Most events on it.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 100))]
+    events_max: Option<usize>,
+    /// What opens its lock.
+    #[serde(default)]
+    #[expect(dead_code, reason = "only to be kept secret")]
+    key: Option<Secret>,
+}
+
+#[async_trait]
+impl StoreFactory for Shelf {
+    type Settings = ShelfSettings;
+
+    fn name(&self) -> &'static str {
+        "shelf"
+    }
+
+    fn check(&self, settings: &ShelfSettings) -> Vec<Problem> {
+        let is_wet = settings.plan.ends_with("rain");
+        is_wet
+            .then(|| Problem::new("plan", "gets wet").remedy("put it under a roof"))
+            .into_iter()
+            .collect()
+    }
+
+    fn target(&self, settings: &ShelfSettings) -> String {
+        format!("{} up to {}", settings.plan, settings.events_max.unwrap_or(100))
+    }
+
+    async fn open(
+        &self,
+        settings: &ShelfSettings,
+        bus: &BusSettings,
+    ) -> Result<Arc<dyn Store>, Error> {
+        let builder = MemoryStore::builder().when_full(bus.when_full);
+        Ok(Arc::new(builder.events_max(settings.events_max.unwrap_or(100)).build()))
+    }
 }
 
 struct Nowhere;

@@ -12,12 +12,20 @@
 //! The file must be on a local disk: SQLite's log needs memory shared by its users, which network
 //! file systems do not give (<https://sqlite.org/wal.html>).
 
+mod config;
 mod error;
+mod find;
 mod lanes;
+mod notes;
 mod outbox;
 mod read;
+mod replay;
+mod retention;
 mod row;
 mod schema;
+mod settle;
+mod stats;
+mod tables;
 mod work;
 mod writer;
 
@@ -27,15 +35,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use postrider::delivery::DeliveryId;
+use postrider::stats::EndpointStats;
 use postrider::store::{
-    Accept, Accepted, Backlog, Capabilities, Claim, DeliveryRecord, Durability, EventRecord, Fence,
-    Settled, Settlement, Store, WhenFull,
+    Accept, Accepted, Backlog, Capabilities, Claim, DeadLetters, DeliveryRecord, Durability,
+    EventRecord, Fence, Found, Note, Page, Purged, Query, Replayed, Settled, Settlement, Store,
+    Target, WhenFull,
 };
 use postrider::{EndpointId, Error, ErrorKind, EventId, Timestamp};
 use rusqlite::Connection;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use config::{Factory, Settings};
 pub use outbox::{RefusedEvent, SqliteOutbox, publish_in};
 /// The SQLite bindings of this build, for [`publish_in`]'s transaction.
 pub use rusqlite;
@@ -267,6 +278,16 @@ impl SqliteStore {
         blocking(move || shared.read(what, look)).await
     }
 
+    /// As [`read`](Self::read), of a store that is not closed.
+    async fn look<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        look: impl FnOnce(&mut Connection) -> Done<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.queue()?;
+        self.read(what, look).await
+    }
+
     async fn try_accept(
         &self,
         batch: Arc<[Accept]>,
@@ -279,7 +300,7 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(Durability::Synced).shared(true).history(false)
+        Capabilities::new(Durability::Synced).shared(true)
     }
 
     async fn accept(&self, batch: Vec<Accept>, now: Timestamp) -> Result<Vec<Accepted>, Error> {
@@ -367,6 +388,42 @@ impl Store for SqliteStore {
     async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRecord>, Error> {
         let id = id.clone();
         self.read("look for a delivery", move |connection| read::delivery(connection, &id)).await
+    }
+
+    async fn find(&self, query: &Query, page: Page) -> Result<Found, Error> {
+        let query = query.clone();
+        self.look("find events", move |connection| find::find(connection, &query, page)).await
+    }
+
+    async fn stats(&self, _now: Timestamp) -> Result<Vec<EndpointStats>, Error> {
+        self.look("tell statistics", stats::stats).await
+    }
+
+    async fn dead(&self) -> Result<Vec<DeadLetters>, Error> {
+        self.look("count dead letters", find::dead).await
+    }
+
+    async fn replay(
+        &self,
+        targets: &[Target],
+        note: Option<Note>,
+        now: Timestamp,
+    ) -> Result<Vec<Replayed>, Error> {
+        let targets = targets.to_vec();
+        self.write("replay events", move |work| work.replay(&targets, note.as_ref(), now)).await
+    }
+
+    async fn purge(&self, targets: &[Target], _now: Timestamp) -> Result<Vec<Purged>, Error> {
+        let targets = targets.to_vec();
+        self.write("purge deliveries", move |work| work.purge(&targets)).await
+    }
+
+    async fn keep(&self, note: Note) -> Result<(), Error> {
+        self.write("keep a note", move |work| work.keep(&note)).await
+    }
+
+    async fn notes(&self) -> Result<Vec<Note>, Error> {
+        self.look("read notes", notes::notes).await
     }
 
     async fn close(&self) -> Result<(), Error> {

@@ -6,19 +6,19 @@ use postrider::delivery::{AttemptRecord, DeliveryId, State};
 use postrider::store::{Backlog, DeliveryRecord, EventRecord, Place};
 use postrider::{EndpointId, EventId, Timestamp};
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::row::{self, EVENT_COLUMNS};
 use super::work::Done;
 
-fn endpoint_id(row: &Row<'_>, column: usize) -> rusqlite::Result<EndpointId> {
+pub(super) fn endpoint_id(row: &Row<'_>, column: usize) -> rusqlite::Result<EndpointId> {
     let id: String = row.get(column)?;
     id.parse().map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
     })
 }
 
-/// Whom an event went to, in the order in which it was accepted for them.
+/// Whom an event went to when it was published, in that order.
 pub(super) fn endpoints(
     connection: &Connection,
     event: &EventId,
@@ -27,7 +27,8 @@ pub(super) fn endpoints(
         .prepare_cached(
             "SELECT e.id FROM postrider_deliveries d \
              JOIN postrider_endpoints e ON e.number = d.endpoint \
-             WHERE d.event = (SELECT seq FROM postrider_events WHERE id = ?1) ORDER BY d.place",
+             WHERE d.event = (SELECT seq FROM postrider_events WHERE id = ?1) AND d.run = 0 \
+             ORDER BY d.place",
         )?
         .query_map([event.encode(&mut [0; 36])], |row| endpoint_id(row, 0))?
         .collect()
@@ -48,7 +49,7 @@ pub(super) fn event(connection: &mut Connection, id: &EventId) -> Done<Option<Ev
         Ok(event) => Arc::new(event),
         Err(error) => return Ok(Err(error)),
     };
-    let deliveries = deliveries(&transaction, seq, id)?;
+    let deliveries = deliveries(&transaction, seq, id, Runs::All, true)?;
     let accepted_at = Timestamp::from_millis(accepted_at);
     let place = Place::new(seq.cast_unsigned());
     Ok(Ok(Some(EventRecord { place, event, accepted_at, deliveries })))
@@ -58,47 +59,62 @@ pub(super) fn delivery(
     connection: &mut Connection,
     id: &DeliveryId,
 ) -> Done<Option<DeliveryRecord>> {
-    if id.run() != 0 {
-        return Ok(Ok(None));
-    }
     let transaction = connection.transaction()?;
     let seq: Option<i64> = transaction
         .prepare_cached("SELECT seq FROM postrider_events WHERE id = ?1")?
         .query_row([id.event().encode(&mut [0; 36])], |row| row.get(0))
         .optional()?;
     let Some(seq) = seq else { return Ok(Ok(None)) };
-    let all = deliveries(&transaction, seq, id.event())?;
+    let all = deliveries(&transaction, seq, id.event(), Runs::All, true)?;
     Ok(Ok(all.into_iter().find(|found| found.id == *id)))
 }
 
-fn deliveries(
+/// Which deliveries to one endpoint are read.
+#[derive(Clone, Copy)]
+pub(super) enum Runs {
+    Newest,
+    All,
+}
+
+/// The deliveries of an event: to one endpoint after the other, in the order in which it came to
+/// them, each by run.
+pub(super) fn deliveries(
     connection: &Connection,
     seq: i64,
     event: &EventId,
+    runs: Runs,
+    with_attempts: bool,
 ) -> rusqlite::Result<Vec<DeliveryRecord>> {
     let mut attempts = connection.prepare_cached(
         "SELECT number, at, took_ms, cause, message, status, answer FROM postrider_attempts \
-         WHERE event = ?1 AND place = ?2 ORDER BY made",
+         WHERE event = ?1 AND place = ?2 AND run = ?3 ORDER BY made",
     )?;
     let mut deliveries = connection.prepare_cached(
         // What was given back is due for ever; it is shown as due since it was accepted.
         "SELECT d.place, e.id, d.state, \
          CASE d.due WHEN ?2 THEN (SELECT accepted_at FROM postrider_events WHERE seq = ?1) \
          ELSE d.due END, \
-         d.reason, d.attempts FROM postrider_deliveries d \
-         JOIN postrider_endpoints e ON e.number = d.endpoint WHERE d.event = ?1 ORDER BY d.place",
+         d.reason, d.attempts, d.run FROM postrider_deliveries d \
+         JOIN postrider_endpoints e ON e.number = d.endpoint \
+         WHERE d.event = ?1 AND d.replaced <= ?3 ORDER BY d.place, d.run",
     )?;
-    let mut rows = deliveries.query([seq, Timestamp::MIN.as_millis()])?;
+    let replaced = matches!(runs, Runs::All);
+    let mut rows = deliveries.query(params![seq, Timestamp::MIN.as_millis(), replaced])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let place: i64 = row.get(0)?;
-        let attempts: rusqlite::Result<Vec<AttemptRecord>> =
-            attempts.query_map([seq, place], attempt)?.collect();
+        let (place, run): (i64, u32) = (row.get(0)?, row.get(6)?);
+        let attempts = if with_attempts {
+            attempts
+                .query_map(params![seq, place, run], attempt)?
+                .collect::<rusqlite::Result<Vec<AttemptRecord>>>()?
+        } else {
+            Vec::new()
+        };
         found.push(DeliveryRecord {
-            id: DeliveryId::new(endpoint_id(row, 1)?, event.clone()),
+            id: DeliveryId::new(endpoint_id(row, 1)?, event.clone()).with_run(run),
             state: state(row)?,
             attempts_made: row.get(5)?,
-            attempts: attempts?,
+            attempts,
         });
     }
     Ok(found)
@@ -111,8 +127,9 @@ fn state(row: &Row<'_>) -> rusqlite::Result<State> {
         2 => State::Leased { until: due },
         3 => State::Delivered,
         4 => State::Dead { reason: row::variant(4, row.get(4)?)? },
-        // The table holds nothing above 5.
-        _ => State::Expired,
+        5 => State::Expired,
+        // The table holds nothing above 6.
+        _ => State::Purged,
     })
 }
 

@@ -1,8 +1,4 @@
-//! The tables, and opening a connection to them.
-//!
-//! They may stand in the application's own file, beside its tables (that is what makes the outbox
-//! transactional): each name begins with `postrider_`, and the version is in a table of ours, because
-//! `user_version` is the application's.
+//! Opening a connection to the tables, which are made, or brought to this build's version.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,91 +6,13 @@ use std::time::Duration;
 use postrider::{Error, ErrorKind};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::error;
+use super::{error, tables};
 
 /// The version of the tables that this build reads and writes.
-pub(super) const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA_VERSION: i64 = 2;
 
 /// The write-ahead log is cut back to this after a checkpoint, in bytes (16 MiB).
 const LOG_BYTES_KEPT_MAX: i64 = 16 << 20;
-
-/// Version 1. An event's row is never changed, so that settling does not rewrite its payload.
-///
-/// A delivery's `state` is 0 fresh (never tried), 1 delayed (tried or given back), 2 leased,
-/// 3 delivered, 4 dead, 5 expired. `due` is when it may be attempted, for a leased one when its lease
-/// ends. What is owed is found through one partial index for each of the first three states, so a
-/// settled delivery costs no index entry.
-///
-/// A place in the outbox is never used twice: whoever has moved an event and removes it late must not
-/// remove another.
-const TABLES: &str = "
-CREATE TABLE postrider_totals (
-    one INTEGER PRIMARY KEY CHECK (one = 1),
-    schema INTEGER NOT NULL,
-    fence INTEGER NOT NULL,
-    events INTEGER NOT NULL,
-    bytes INTEGER NOT NULL
-) STRICT;
-CREATE TABLE postrider_endpoints (
-    number INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE
-) STRICT;
-CREATE TABLE postrider_events (
-    seq INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    type TEXT NOT NULL,
-    key TEXT,
-    time INTEGER NOT NULL,
-    expires_at INTEGER,
-    accepted_at INTEGER NOT NULL,
-    bytes INTEGER NOT NULL,
-    attributes TEXT,
-    payload BLOB NOT NULL
-) STRICT;
-CREATE TABLE postrider_deliveries (
-    event INTEGER NOT NULL,
-    place INTEGER NOT NULL,
-    endpoint INTEGER NOT NULL,
-    state INTEGER NOT NULL CHECK (state BETWEEN 0 AND 5),
-    due INTEGER NOT NULL,
-    fence INTEGER NOT NULL,
-    attempts INTEGER NOT NULL,
-    reason TEXT,
-    PRIMARY KEY (event, place)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX postrider_fresh ON postrider_deliveries (endpoint, event) WHERE state = 0;
-CREATE INDEX postrider_delayed ON postrider_deliveries (endpoint, due, event) WHERE state = 1;
-CREATE INDEX postrider_leased ON postrider_deliveries (endpoint, due) WHERE state = 2;
-CREATE TABLE postrider_attempts (
-    event INTEGER NOT NULL,
-    place INTEGER NOT NULL,
-    made INTEGER NOT NULL,
-    number INTEGER NOT NULL,
-    at INTEGER NOT NULL,
-    took_ms INTEGER NOT NULL,
-    cause TEXT,
-    message TEXT NOT NULL,
-    status INTEGER,
-    answer TEXT NOT NULL,
-    PRIMARY KEY (event, place, made)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE postrider_settled (
-    place INTEGER PRIMARY KEY,
-    event INTEGER NOT NULL
-) STRICT;
-CREATE TABLE postrider_outbox (
-    place INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    type TEXT NOT NULL,
-    key TEXT,
-    time INTEGER NOT NULL,
-    expires_at INTEGER,
-    refused TEXT,
-    attributes TEXT,
-    payload BLOB NOT NULL
-) STRICT;
-CREATE INDEX postrider_outbox_pending ON postrider_outbox (place) WHERE refused IS NULL;
-";
 
 /// Opens a connection to the file, which is made where it is missing, with the tables in it.
 pub(super) fn open(path: &Path, busy_timeout: Duration) -> Result<Connection, Error> {
@@ -142,17 +60,21 @@ fn configure(connection: &Connection, busy_timeout: Duration) -> rusqlite::Resul
     Ok(mode)
 }
 
-/// Makes the tables where they are missing; returns their version.
+/// Makes the tables where they are missing and changes those of an older version; returns their
+/// version.
 fn make(connection: &mut Connection) -> rusqlite::Result<i64> {
-    if let Some(version) = version(connection)? {
+    let current = version(connection)?;
+    if let Some(version) = current
+        && version >= SCHEMA_VERSION
+    {
         return Ok(version);
     }
-    // Looked at again under the write lock: two processes may open a new file at once.
+    // Looked at again under the write lock: two processes may open one file at once.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if version(&transaction)?.is_none() {
-        transaction.execute_batch(TABLES)?;
-        transaction
-            .execute("INSERT INTO postrider_totals VALUES (1, ?1, 0, 0, 0)", [SCHEMA_VERSION])?;
+    match version(&transaction)? {
+        None => tables::make(&transaction)?,
+        Some(1) => tables::change_from_1(&transaction)?,
+        Some(_) => {}
     }
     transaction.commit()?;
     Ok(version(connection)?.unwrap_or_default())

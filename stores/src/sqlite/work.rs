@@ -1,12 +1,11 @@
-//! What each call of the store does within a transaction of the writer.
+//! A transaction of the writer, and what accept and claim do within it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use postrider::delivery::{Decision, DeliveryId};
-use postrider::store::{
-    ATTEMPTS_KEPT_MAX, Accept, Accepted, Claim, Fence, Lease, Next, Settled, Settlement,
-};
+use postrider::delivery::DeliveryId;
+use postrider::stats::Series;
+use postrider::store::{Accept, Accepted, Claim, Fence, Lease, Next};
 use postrider::{EndpointId, Error, ErrorKind, Timestamp};
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
@@ -18,12 +17,19 @@ use super::{Limits, read};
 /// brings: so history shrinks faster than it grows, and no publisher pays for all of it.
 const SWEPT_MAX: usize = 64;
 
+/// What a delivery's row and index entries take, about.
+pub(super) const DELIVERY_BYTES: u64 = 64;
+
 /// A transaction of the writer under way.
 pub(super) struct Work<'a> {
     pub(super) connection: &'a Connection,
     pub(super) limits: &'a Limits,
+    /// The time that the engine told last.
+    pub(super) now: Timestamp,
     /// The numbers of endpoints; emptied when a transaction is rolled back.
     pub(super) endpoints: &'a mut HashMap<EndpointId, i64>,
+    /// The statistics of those endpoints of which something was settled.
+    pub(super) series: HashMap<i64, Series>,
     /// What follows when the transaction is committed.
     pub(super) effects: Vec<Effect>,
 }
@@ -32,26 +38,21 @@ pub(super) struct Work<'a> {
 pub(super) type Done<T> = rusqlite::Result<Result<T, Error>>;
 
 /// A delivery's row.
-struct Found {
-    event: i64,
-    place: i64,
-    attempts: u32,
-}
-
-/// What is held against the limits.
-struct Totals {
-    events: u64,
-    bytes: u64,
+pub(super) struct Found {
+    pub(super) event: i64,
+    pub(super) place: i64,
+    pub(super) run: u32,
+    pub(super) endpoint: i64,
+    pub(super) attempts: u32,
 }
 
 fn weight(accept: &Accept) -> u64 {
-    /// What a delivery's row and index entry take, about.
-    const DELIVERY_BYTES: usize = 64;
-    (accept.event.weight() + accept.endpoints.len() * DELIVERY_BYTES) as u64
+    accept.event.weight() as u64 + accept.endpoints.len() as u64 * DELIVERY_BYTES
 }
 
 impl Work<'_> {
     pub(super) fn accept(&mut self, batch: &[Accept], now: Timestamp) -> Done<Vec<Accepted>> {
+        self.now = now;
         let mut buffer = [0; 36];
         let mut known =
             self.connection.prepare_cached("SELECT 1 FROM postrider_events WHERE id = ?1")?;
@@ -78,31 +79,16 @@ impl Work<'_> {
         let repeated: Vec<&postrider::EventId> =
             batch.iter().map(|accept| accept.event.id()).collect();
         let repeated = serde_json::to_string(&repeated).expect("ids are text");
-        self.connection.execute_batch("SAVEPOINT make_room")?;
-        loop {
-            let held = self.totals()?;
-            if held.events + events <= self.limits.events_max
-                && held.bytes + bytes <= self.limits.bytes_max
-            {
-                break;
-            }
-            if !self.evict_first(None, &repeated)? {
-                self.connection.execute_batch("ROLLBACK TO make_room; RELEASE make_room")?;
-                return Ok(Err(Error::new(
-                    ErrorKind::Full,
-                    format!(
-                        "accept an event: {} events of {} bytes are held and all are still owed \
-                         (limits events_max = {}, bytes_max = {})",
-                        held.events, held.bytes, self.limits.events_max, self.limits.bytes_max
-                    ),
-                )));
-            }
+        if let Err(full) = self.make_room("accept an event", events, bytes, &repeated)? {
+            return Ok(Err(full));
         }
-        self.connection.execute_batch("RELEASE make_room")?;
+        let before = self.totals()?.accepted;
         let mut accepted = Vec::with_capacity(batch.len());
         for accept in batch {
             accepted.push(self.insert(accept, now)?);
         }
+        let last = self.totals()?.accepted;
+        self.note_spans(before + 1, last, now)?;
         Ok(Ok(accepted))
     }
 
@@ -118,8 +104,10 @@ impl Work<'_> {
         let seq: Option<i64> = self
             .connection
             .prepare_cached(
-                "INSERT INTO postrider_events (id, type, key, time, expires_at, accepted_at, bytes, \
-                 attributes, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
+                "INSERT INTO postrider_events (seq, id, type, key, time, expires_at, accepted_at, \
+                 bytes, attributes, payload) \
+                 VALUES ((SELECT accepted + 1 FROM postrider_totals), \
+                 ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
                  ON CONFLICT (id) DO NOTHING RETURNING seq",
             )?
             .query_row(
@@ -141,26 +129,32 @@ impl Work<'_> {
             let endpoints = read::endpoints(self.connection, event.id())?;
             return Ok(Accepted { endpoints: endpoints.into(), duplicate: true });
         };
+        self.connection
+            .prepare_cached("UPDATE postrider_totals SET accepted = ?1")?
+            .execute([seq])?;
         self.add(1, weight(accept).cast_signed())?;
         for (place, endpoint) in (0_i64..).zip(&*accept.endpoints) {
             let number = self.number(endpoint)?;
             self.connection
                 .prepare_cached(
                     "INSERT INTO postrider_deliveries \
-                     (event, place, endpoint, state, due, fence, attempts) \
-                     VALUES (?1, ?2, ?3, 0, ?4, 0, 0)",
+                     (event, place, run, endpoint, state, due, fence, attempts, replaced) \
+                     VALUES (?1, ?2, 0, ?3, 0, ?4, 0, 0, 0)",
                 )?
                 .execute(params![seq, place, number, now.as_millis()])?;
             self.effects.push(Effect::Owed(endpoint.clone()));
         }
         if accept.endpoints.is_empty() {
+            self.connection
+                .prepare_cached("INSERT INTO postrider_unmatched VALUES (?1)")?
+                .execute([seq])?;
             self.note_settled(seq)?;
         }
         Ok(Accepted { endpoints: Arc::clone(&accept.endpoints), duplicate: false })
     }
 
     /// The number of an endpoint, a new one where it has none.
-    fn number(&mut self, endpoint: &EndpointId) -> rusqlite::Result<i64> {
+    pub(super) fn number(&mut self, endpoint: &EndpointId) -> rusqlite::Result<i64> {
         if let Some(number) = self.endpoints.get(endpoint) {
             return Ok(*number);
         }
@@ -176,7 +170,7 @@ impl Work<'_> {
         Ok(number)
     }
 
-    fn find_number(&self, endpoint: &EndpointId) -> rusqlite::Result<Option<i64>> {
+    pub(super) fn find_number(&self, endpoint: &EndpointId) -> rusqlite::Result<Option<i64>> {
         if let Some(number) = self.endpoints.get(endpoint) {
             return Ok(Some(*number));
         }
@@ -193,6 +187,7 @@ impl Work<'_> {
         now: Timestamp,
         until: Timestamp,
     ) -> Done<Claim> {
+        self.now = now;
         let Some(number) = self.find_number(endpoint)? else {
             self.effects.push(Effect::Looked(endpoint.clone(), Next::Announced));
             return Ok(Ok(Claim { leases: Vec::new(), next: Next::Announced }));
@@ -245,12 +240,12 @@ impl Work<'_> {
     ) -> rusqlite::Result<(Vec<Found>, bool)> {
         let one_more = i64::try_from(max).unwrap_or(i64::MAX).saturating_add(1);
         let mut delayed = self.connection.prepare_cached(
-            "SELECT event, place, attempts, due FROM postrider_deliveries \
+            "SELECT event, place, run, attempts, due FROM postrider_deliveries \
              WHERE endpoint = :endpoint AND state = 1 AND due <= :now \
              ORDER BY due, event LIMIT :max",
         )?;
         let mut fresh = self.connection.prepare_cached(
-            "SELECT event, place, attempts, due FROM postrider_deliveries \
+            "SELECT event, place, run, attempts, due FROM postrider_deliveries \
              WHERE endpoint = :endpoint AND state = 0 ORDER BY event LIMIT :max",
         )?;
         let mut delayed = delayed.query(
@@ -259,8 +254,14 @@ impl Work<'_> {
         let mut fresh = fresh.query(named_params! {":endpoint": endpoint, ":max": one_more})?;
         let read = |rows: &mut rusqlite::Rows<'_>| {
             let Some(row) = rows.next()? else { return Ok(None) };
-            let place = Found { event: row.get(0)?, place: row.get(1)?, attempts: row.get(2)? };
-            Ok::<_, rusqlite::Error>(Some((row.get::<_, i64>(3)?, place)))
+            let place = Found {
+                event: row.get(0)?,
+                place: row.get(1)?,
+                run: row.get(2)?,
+                endpoint,
+                attempts: row.get(3)?,
+            };
+            Ok::<_, rusqlite::Error>(Some((row.get::<_, i64>(4)?, place)))
         };
         let (mut first_delayed, mut first_fresh) = (read(&mut delayed)?, read(&mut fresh)?);
         let mut places = Vec::new();
@@ -292,10 +293,10 @@ impl Work<'_> {
     ) -> rusqlite::Result<Option<Lease>> {
         self.connection
             .prepare_cached(
-                "UPDATE postrider_deliveries SET state = 2, due = ?3, fence = ?4 \
-                 WHERE event = ?1 AND place = ?2",
+                "UPDATE postrider_deliveries SET state = 2, due = ?4, fence = ?5 \
+                 WHERE event = ?1 AND place = ?2 AND run = ?3",
             )?
-            .execute(params![place.event, place.place, until.as_millis(), fence])?;
+            .execute(params![place.event, place.place, place.run, until.as_millis(), fence])?;
         let event = self
             .connection
             .prepare_cached(&format!(
@@ -304,7 +305,7 @@ impl Work<'_> {
             .query_row([place.event], row::envelope)?;
         match event {
             Ok(event) => Ok(Some(Lease {
-                delivery: DeliveryId::new(endpoint.clone(), event.id().clone()),
+                delivery: DeliveryId::new(endpoint.clone(), event.id().clone()).with_run(place.run),
                 event: Arc::new(event),
                 attempts: place.attempts,
                 fence: Fence(fence.cast_unsigned()),
@@ -314,248 +315,5 @@ impl Work<'_> {
                 Ok(None)
             }
         }
-    }
-
-    /// The row of a lease, where it is the newest of its delivery.
-    fn leased(&self, delivery: &DeliveryId, fence: Fence) -> rusqlite::Result<Option<Found>> {
-        if delivery.run() != 0 {
-            return Ok(None);
-        }
-        self.connection
-            .prepare_cached(
-                "SELECT event, place, attempts FROM postrider_deliveries \
-                 WHERE event = (SELECT seq FROM postrider_events WHERE id = ?1) \
-                 AND endpoint = (SELECT number FROM postrider_endpoints WHERE id = ?2) \
-                 AND state = 2 AND fence = ?3",
-            )?
-            .query_row(
-                params![
-                    delivery.event().encode(&mut [0; 36]),
-                    delivery.endpoint().as_str(),
-                    fence.0.cast_signed()
-                ],
-                |row| Ok(Found { event: row.get(0)?, place: row.get(1)?, attempts: row.get(2)? }),
-            )
-            .optional()
-    }
-
-    pub(super) fn extend(
-        &mut self,
-        leases: &[(DeliveryId, Fence)],
-        until: Timestamp,
-    ) -> Done<Vec<Settled>> {
-        self.each(leases, |work, place, _| {
-            work.connection
-                .prepare_cached(
-                    "UPDATE postrider_deliveries SET due = ?3 WHERE event = ?1 AND place = ?2",
-                )?
-                .execute(params![place.event, place.place, until.as_millis()])?;
-            Ok(())
-        })
-    }
-
-    pub(super) fn release(&mut self, leases: &[(DeliveryId, Fence)]) -> Done<Vec<Settled>> {
-        self.each(leases, |work, place, delivery| {
-            // Due at once, whatever the clock says: never tried, it is fresh again; tried, it has
-            // been due for ever.
-            work.connection
-                .prepare_cached(
-                    "UPDATE postrider_deliveries SET fence = 0, \
-                     state = CASE attempts WHEN 0 THEN 0 ELSE 1 END, \
-                     due = CASE attempts WHEN 0 THEN \
-                     (SELECT accepted_at FROM postrider_events WHERE seq = ?1) ELSE ?3 END \
-                     WHERE event = ?1 AND place = ?2",
-                )?
-                .execute(params![place.event, place.place, Timestamp::MIN.as_millis()])?;
-            work.effects.push(Effect::Owed(delivery.endpoint().clone()));
-            Ok(())
-        })
-    }
-
-    fn each(
-        &mut self,
-        leases: &[(DeliveryId, Fence)],
-        change: impl Fn(&mut Self, &Found, &DeliveryId) -> rusqlite::Result<()>,
-    ) -> Done<Vec<Settled>> {
-        let mut settled = Vec::with_capacity(leases.len());
-        for (delivery, fence) in leases {
-            settled.push(match self.leased(delivery, *fence)? {
-                Some(place) => {
-                    change(self, &place, delivery)?;
-                    Settled::Applied
-                }
-                None => Settled::Stale,
-            });
-        }
-        Ok(Ok(settled))
-    }
-
-    pub(super) fn settle(&mut self, batch: &[Settlement]) -> Done<Vec<Settled>> {
-        let mut settled = Vec::with_capacity(batch.len());
-        for settlement in batch {
-            settled.push(match self.leased(&settlement.delivery, settlement.fence)? {
-                Some(place) => {
-                    self.settle_one(&place, settlement)?;
-                    Settled::Applied
-                }
-                None => Settled::Stale,
-            });
-        }
-        Ok(Ok(settled))
-    }
-
-    fn settle_one(&mut self, place: &Found, settlement: &Settlement) -> rusqlite::Result<()> {
-        let mut made = place.attempts;
-        if settlement.attempt.is_some() {
-            made += 1;
-            self.keep_attempt(place, made, settlement)?;
-        }
-        let (state, due, reason) = match settlement.decision {
-            Decision::RetryAt(due) => (1, due.as_millis(), None),
-            Decision::Delivered => (3, 0, None),
-            Decision::Dead(reason) => (4, 0, Some(row::name(&reason)?)),
-            Decision::Expired => (5, 0, None),
-            // A decision that came after this store: nothing is lost when the lease runs out.
-            other => {
-                return Err(rusqlite::Error::ToSqlConversionFailure(
-                    format!("this store does not know the decision {other:?}").into(),
-                ));
-            }
-        };
-        self.connection
-            .prepare_cached(
-                "UPDATE postrider_deliveries \
-                 SET state = ?3, due = ?4, reason = ?5, attempts = ?6, fence = 0 \
-                 WHERE event = ?1 AND place = ?2",
-            )?
-            .execute(params![place.event, place.place, state, due, reason, made])?;
-        if state == 1 {
-            return Ok(());
-        }
-        let is_owed = self
-            .connection
-            .prepare_cached("SELECT 1 FROM postrider_deliveries WHERE event = ?1 AND state < 3")?
-            .exists([place.event])?;
-        if !is_owed {
-            self.note_settled(place.event)?;
-        }
-        Ok(())
-    }
-
-    /// Keeps the attempt, the `made`th that was settled, and drops one between the first and the
-    /// newest where there are too many.
-    fn keep_attempt(
-        &mut self,
-        place: &Found,
-        made: u32,
-        settlement: &Settlement,
-    ) -> rusqlite::Result<()> {
-        let Some(attempt) = &settlement.attempt else { return Ok(()) };
-        self.connection
-            .prepare_cached(
-                "INSERT INTO postrider_attempts VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-            )?
-            .execute(params![
-                place.event,
-                place.place,
-                made,
-                attempt.number,
-                attempt.at.as_millis(),
-                attempt.took_ms.cast_signed(),
-                attempt.cause.as_ref().map(row::name).transpose()?,
-                attempt.message,
-                attempt.status,
-                attempt.answer,
-            ])?;
-        let mut bytes = (attempt.message.len() + attempt.answer.len()) as i64;
-        let dropped: Option<i64> = self
-            .connection
-            .prepare_cached(
-                "DELETE FROM postrider_attempts \
-                 WHERE event = ?1 AND place = ?2 AND made = ?3 AND made > 1 \
-                 RETURNING octet_length(message) + octet_length(answer)",
-            )?
-            .query_row(
-                params![place.event, place.place, i64::from(made) - ATTEMPTS_KEPT_MAX as i64 + 1],
-                |row| row.get(0),
-            )
-            .optional()?;
-        bytes -= dropped.unwrap_or_default();
-        self.add(0, bytes)
-    }
-
-    /// Puts an event that owes nothing any more at the end of those that may go.
-    fn note_settled(&mut self, event: i64) -> rusqlite::Result<()> {
-        self.connection
-            .prepare_cached("INSERT INTO postrider_settled (event) VALUES (?1)")?
-            .execute([event])?;
-        self.effects.push(Effect::Room);
-        Ok(())
-    }
-
-    /// Drops events whose retention has passed, at most `max`.
-    fn sweep(&mut self, now: Timestamp, max: usize) -> rusqlite::Result<()> {
-        let before = now
-            .as_millis()
-            .saturating_sub(i64::try_from(self.limits.retention.as_millis()).unwrap_or(i64::MAX));
-        for _ in 0..max {
-            if !self.evict_first(Some(before), "[]")? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Drops the event that was settled first, if it was accepted `before`; not one whose id is in
-    /// `spared`, a JSON array. `false` where there is none.
-    fn evict_first(&mut self, before: Option<i64>, spared: &str) -> rusqlite::Result<bool> {
-        let first: Option<(i64, i64, i64, i64)> = self
-            .connection
-            .prepare_cached(
-                "SELECT s.place, s.event, e.bytes, e.accepted_at FROM postrider_settled s \
-                 JOIN postrider_events e ON e.seq = s.event \
-                 WHERE e.id NOT IN (SELECT value FROM json_each(?1)) ORDER BY s.place LIMIT 1",
-            )?
-            .query_row([spared], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
-            .optional()?;
-        let Some((place, event, mut bytes, accepted_at)) = first else { return Ok(false) };
-        if before.is_some_and(|before| accepted_at > before) {
-            return Ok(false);
-        }
-        let kept: Option<i64> = self
-            .connection
-            .prepare_cached(
-                "SELECT sum(octet_length(message) + octet_length(answer)) \
-                 FROM postrider_attempts WHERE event = ?1",
-            )?
-            .query_row([event], |row| row.get(0))?;
-        bytes += kept.unwrap_or_default();
-        for (delete, key) in [
-            ("DELETE FROM postrider_settled WHERE place = ?1", place),
-            ("DELETE FROM postrider_attempts WHERE event = ?1", event),
-            ("DELETE FROM postrider_deliveries WHERE event = ?1", event),
-            ("DELETE FROM postrider_events WHERE seq = ?1", event),
-        ] {
-            self.connection.prepare_cached(delete)?.execute([key])?;
-        }
-        self.add(-1, -bytes)?;
-        Ok(true)
-    }
-
-    fn add(&mut self, events: i64, bytes: i64) -> rusqlite::Result<()> {
-        self.connection
-            .prepare_cached("UPDATE postrider_totals SET events = events + ?1, bytes = bytes + ?2")?
-            .execute([events, bytes])?;
-        Ok(())
-    }
-
-    fn totals(&self) -> rusqlite::Result<Totals> {
-        self.connection.prepare_cached("SELECT events, bytes FROM postrider_totals")?.query_row(
-            [],
-            |row| {
-                let (events, bytes): (i64, i64) = (row.get(0)?, row.get(1)?);
-                Ok(Totals { events: events.cast_unsigned(), bytes: bytes.cast_unsigned() })
-            },
-        )
     }
 }

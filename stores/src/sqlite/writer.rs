@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use postrider::{EndpointId, Error, ErrorKind};
+use postrider::clock::{Clock, SystemClock};
+use postrider::{EndpointId, Error, ErrorKind, Timestamp};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -72,6 +73,7 @@ struct Writer {
     limits: Limits,
     lanes: Arc<Lanes>,
     endpoints: HashMap<EndpointId, i64>,
+    now: Timestamp,
 }
 
 /// Starts the thread. The second value becomes `true` when it has ended: when every [`Queue`] is
@@ -84,7 +86,15 @@ pub(super) fn start(
 ) -> std::io::Result<(Queue, watch::Receiver<bool>)> {
     let (queue, mut inbox) = mpsc::channel::<Box<dyn Job>>(QUEUE_MAX);
     let (ended, has_ended) = watch::channel(false);
-    let mut writer = Writer { connection, path, limits, lanes, endpoints: HashMap::new() };
+    let mut writer = Writer {
+        connection,
+        path,
+        limits,
+        lanes,
+        endpoints: HashMap::new(),
+        // Until the engine tells: what it settles first may be another process's lease.
+        now: SystemClock.now(),
+    };
     std::thread::Builder::new().name("postrider-sqlite".into()).spawn(move || {
         while let Some(first) = inbox.blocking_recv() {
             let mut jobs = vec![first];
@@ -131,11 +141,17 @@ impl Writer {
         let mut work = Work {
             connection: &transaction,
             limits: &self.limits,
+            now: self.now,
             endpoints: &mut self.endpoints,
+            series: HashMap::new(),
             effects: Vec::new(),
         };
-        let done = jobs.iter_mut().try_for_each(|job| job.run(&mut work));
+        let done = jobs
+            .iter_mut()
+            .try_for_each(|job| job.run(&mut work))
+            .and_then(|()| work.write_series());
         let effects = std::mem::take(&mut work.effects);
+        self.now = work.now;
         // A transaction that was dropped or whose commit failed is rolled back, numbers included.
         if let Err(error) = done.and_then(|()| transaction.commit()) {
             self.endpoints.clear();

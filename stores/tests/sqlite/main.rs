@@ -3,8 +3,10 @@
 mod contract;
 mod differential;
 mod failures;
+mod history;
 mod kill;
 mod outbox;
 mod reopen;
 mod shared;
 mod support;
+mod tables;
