@@ -5,7 +5,6 @@ mod log_store {
     mod basics;
     mod bus;
     mod crash;
-    mod disk;
     mod faults;
     mod ledger;
     mod model;
