@@ -6,7 +6,6 @@ mod log_store {
     mod basics;
     mod bus;
     mod crash;
-    mod disk;
     mod faults;
     mod golden;
     mod history;

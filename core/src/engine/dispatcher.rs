@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -11,10 +11,12 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{LookAt, SLEEP_MAX, Shared, worker};
 use crate::endpoint::EndpointId;
+use crate::lane::Lane;
 use crate::time::Timestamp;
 
-/// A lane with work and no worker yet, waiting for its permit.
-type Waiting = Pin<Box<dyn Future<Output = (EndpointId, OwnedSemaphorePermit)> + Send>>;
+/// A lane with work and no worker yet, waiting for its permit. The lane and not its id: the endpoint
+/// may be removed and back by then, with another lane that gets a worker of its own.
+type Waiting = Pin<Box<dyn Future<Output = (Weak<Lane>, OwnedSemaphorePermit)> + Send>>;
 
 /// Runs until the engine is stopped.
 pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<LookAt>) {
@@ -42,8 +44,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<LookAt>) 
                     waiting.extend(wake(&shared, id));
                 }
             }
-            Some((id, permit)) = waiting.next() => {
-                if let Some(lane) = shared.lane(&id) {
+            Some((lane, permit)) = waiting.next() => {
+                if let Some(lane) = lane.upgrade() {
                     shared.tasks.spawn(worker::run(Arc::clone(&shared), lane, permit));
                 }
             }
@@ -58,9 +60,9 @@ fn wake(shared: &Shared, id: EndpointId) -> Option<Waiting> {
     if !lane.is_open() || !lane.wake() {
         return None;
     }
-    let permits = Arc::clone(&shared.permits);
+    let (lane, permits) = (Arc::downgrade(&lane), Arc::clone(&shared.permits));
     Some(Box::pin(async move {
-        (id, permits.acquire_owned().await.expect("the semaphore is never closed"))
+        (lane, permits.acquire_owned().await.expect("the semaphore is never closed"))
     }))
 }
 

@@ -11,7 +11,7 @@ mod permit;
 mod worker;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     progress: watch::Sender<()>,
     // A blocking mutex: held for look-ups and swaps of the map only.
     lanes: Mutex<HashMap<EndpointId, Arc<Lane>>>,
+    /// Lanes of endpoints that were removed while their workers had calls under way.
+    removed: Mutex<HashMap<EndpointId, Weak<Lane>>>,
 }
 
 impl Shared {
@@ -74,6 +76,10 @@ impl Shared {
 
     pub(crate) fn lane(&self, id: &EndpointId) -> Option<Arc<Lane>> {
         self.lanes().get(id).cloned()
+    }
+
+    fn removed(&self) -> MutexGuard<'_, HashMap<EndpointId, Weak<Lane>>> {
+        self.removed.lock().expect("no code panics while it holds this lock")
     }
 
     fn opened(&self) -> MutexGuard<'_, Vec<EndpointId>> {
@@ -121,6 +127,7 @@ impl Engine {
             tasks: TaskTracker::new(),
             progress: watch::Sender::new(()),
             lanes: Mutex::new(lanes.collect()),
+            removed: Mutex::default(),
         });
         shared.tasks.spawn(dispatcher::run(Arc::clone(&shared), inbox));
         Self { shared }
@@ -133,6 +140,8 @@ impl Engine {
         let mut opened = Vec::new();
         {
             let mut lanes = self.shared.lanes();
+            let mut removed = self.shared.removed();
+            removed.retain(|_, lane| lane.strong_count() > 0);
             let mut kept: HashMap<EndpointId, Arc<Lane>> = HashMap::with_capacity(endpoints.len());
             for endpoint in endpoints {
                 let id = endpoint.id.clone();
@@ -145,11 +154,22 @@ impl Engine {
                     lane
                 } else {
                     opened.push(id.clone());
-                    Arc::new(Lane::new(endpoint))
+                    // One lane for one endpoint: only its worker knows what is under way, and keeps
+                    // those leases.
+                    match removed.remove(&id).and_then(|lane| lane.upgrade()) {
+                        Some(lane) => {
+                            lane.put_back(endpoint);
+                            lane
+                        }
+                        None => Arc::new(Lane::new(endpoint)),
+                    }
                 };
                 kept.insert(id, lane);
             }
-            retired.extend(lanes.drain().filter_map(|(_, lane)| lane.remove()));
+            for (id, lane) in lanes.drain() {
+                retired.extend(lane.remove());
+                removed.insert(id, Arc::downgrade(&lane));
+            }
             *lanes = kept;
         }
         for retired in retired {

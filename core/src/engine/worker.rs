@@ -109,7 +109,8 @@ impl Worker {
 
             let sleep_until = match (self.store_asks_again, next) {
                 (Some(at), _) => Some(at),
-                (None, Next::At(at)) if may_claim && free > 0 => {
+                // What is due waits for a permit; a timer of no time would make it spin.
+                (None, Next::At(at)) if may_claim && free > 0 && !wants => {
                     Some(Instant::now() + at.since(shared.clock.now()).min(SLEEP_MAX))
                 }
                 _ => None,

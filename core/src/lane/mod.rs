@@ -62,7 +62,7 @@ pub(crate) struct Lane {
     calls: Mutex<Vec<oneshot::Receiver<()>>>,
     /// Set when the receiver asked never to be sent anything again; cleared by reconfiguring.
     is_gone: AtomicBool,
-    /// Set for good when the endpoint is no longer configured.
+    /// Set while the endpoint is not configured.
     is_removed: AtomicBool,
     task: AtomicU8,
     woken: Notify,
@@ -121,6 +121,14 @@ impl Lane {
     pub(crate) fn remove(&self) -> Option<Retired> {
         self.is_removed.store(true, Ordering::Release);
         self.retire()
+    }
+
+    /// Serves an endpoint again that was removed.
+    pub(crate) fn put_back(&self, endpoint: Endpoint) {
+        // Its former sink was retired when it was removed.
+        let _ = self.replace(endpoint);
+        self.is_gone.store(false, Ordering::Release);
+        self.is_removed.store(false, Ordering::Release);
     }
 
     fn retire(&self) -> Option<Retired> {

@@ -1,9 +1,10 @@
 //! For tests (feature `test-util`): a clock that follows paused time, sinks that record and follow a
-//! script, and the contract suites that every sink and store must pass.
+//! script, stores and disks that fail when told to, and the contract suites that every sink and store must pass.
 //!
 //! A third party's plugin proves itself with one line, see [`sink::contract`].
 
 mod clock;
+mod disk;
 mod faulty;
 mod recording;
 pub mod sink;
@@ -11,6 +12,7 @@ pub mod store;
 mod store_history;
 
 pub use clock::TestClock;
+pub use disk::{Disk, Fail};
 pub use faulty::{Call, FaultyStore};
 pub use recording::{RecordingSink, Step};
 

@@ -33,3 +33,27 @@ async fn a_jump_forward_doubles_nothing() {
         sink.attempts().iter().map(|it| it.event.payload_str().to_owned()).collect();
     assert_eq!(payloads, ["1", "2"], "each once");
 }
+
+/// The endpoint was taken out and put back while an attempt was under way: its new lane knew nothing
+/// of it, and after a jump of the clock past the lease sent the event a second time.
+#[tokio::test(start_paused = true)]
+async fn a_jump_after_an_endpoint_was_put_back_doubles_nothing() {
+    let (old, new) =
+        (RecordingSink::scripted([Step::AckAfter(8 * SECOND)]), RecordingSink::default());
+    let clock = Arc::new(TestClock::following_tokio());
+    let bus = Bus::builder()
+        .clock(clock.clone())
+        .endpoint(Endpoint::builder("a", old.clone()).build())
+        .open()
+        .await
+        .unwrap();
+    bus.publish(event(1)).await.unwrap();
+    old.attempted(1).await;
+    bus.set_endpoints(Vec::new()).await.unwrap();
+    bus.set_endpoints(vec![Endpoint::builder("a", new.clone()).build()]).await.unwrap();
+    clock.jump_ms(3_600_000);
+    bus.publish(event(2)).await.unwrap();
+    assert!(bus.flush(600 * SECOND).await.unwrap().is_empty());
+    assert_eq!((old.events().len(), new.attempts().len()), (1, 1), "each once");
+    assert_eq!(old.closed(), 1, "after its last call");
+}

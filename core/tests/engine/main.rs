@@ -7,5 +7,6 @@ mod close_in_use;
 mod faulty_store;
 mod gone_after_replace;
 mod in_flight;
+mod permits;
 mod readded;
 mod set_endpoints_dropped;

@@ -1,6 +1,7 @@
 //! A crash at every write, sync and change of a name.
 
-use super::disk::Disk;
+use postrider::testing::Disk;
+
 use super::ledger::Workload;
 
 /// The seed of a random test, printed so that a failure can be repeated.

@@ -8,12 +8,11 @@ use fastrand::Rng;
 use postrider::delivery::{AttemptRecord, Cause, DeadReason, Decision, DeliveryId, State};
 use postrider::event::{Envelope, EventId};
 use postrider::store::{Accept, Lease, LogStore, Settled, Settlement, Store};
-use postrider::testing::sealed;
+use postrider::testing::{Disk, sealed};
 use postrider::{EndpointId, Error, NewEvent, Timestamp};
 use tokio::task::JoinHandle;
 
 use super::asked::Asked;
-use super::disk::Disk;
 
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_764_513_045_123);
 pub(crate) const ENDPOINTS: [&str; 3] = ["a", "b", "c"];

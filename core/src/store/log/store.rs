@@ -135,7 +135,8 @@ impl LogStore {
         }
     }
 
-    /// Runs `use_disk` where it may block.
+    /// Runs `use_disk` where it may block; at once in a manual store, whose tests decide the order of
+    /// things.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
         what: &'static str,
@@ -145,6 +146,9 @@ impl LogStore {
         let failed = |error: Box<dyn std::error::Error + Send + std::marker::Sync>| {
             Error::new(ErrorKind::Store, what).because(error)
         };
+        if self.manual.is_some() {
+            return use_disk(&core).map_err(|error| failed(error.into()));
+        }
         match tokio::task::spawn_blocking(move || use_disk(&core)).await {
             Ok(done) => done.map_err(|error| failed(error.into())),
             Err(error) => Err(failed(error.into())),

@@ -6,12 +6,13 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::store::log::{File, Files};
 use fastrand::Rng;
-use postrider::store::log::{File, Files};
 
-/// The disk; clones are one disk.
+/// A disk in memory, for [`LogStoreBuilder::files`](crate::store::LogStoreBuilder::files); clones
+/// are one disk.
 #[derive(Clone, Default)]
-pub(crate) struct Disk {
+pub struct Disk {
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -22,9 +23,11 @@ struct Inner {
     /// Changes of names since the folder was synced.
     changes: Vec<Change>,
     contents: Vec<Content>,
-    /// Writes, syncs and changes of names so far.
-    ops: u64,
+    /// Calls so far, reads included.
+    calls: u64,
     fail: Option<Fail>,
+    /// What the first call was that failed since `fail` was set.
+    failed: Option<String>,
     skips_syncs: bool,
     /// Images taken since they were last asked for.
     images: Option<Images>,
@@ -44,11 +47,15 @@ enum Change {
     Remove(String),
 }
 
-/// What fails from which operation on.
-#[derive(Clone, Copy)]
-pub(crate) struct Fail {
-    pub(crate) op: u64,
-    pub(crate) kind: io::ErrorKind,
+/// Which calls fail, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Fail {
+    /// The first that fails, counted from 1 over the life of the disk: see [`Disk::calls`].
+    pub from: u64,
+    /// How many fail, from this one on.
+    pub count: u64,
+    /// The kind of their error.
+    pub kind: io::ErrorKind,
 }
 
 struct Images {
@@ -135,23 +142,39 @@ impl Inner {
         Disk { inner: Arc::new(Mutex::new(inner)) }
     }
 
-    /// Counts an operation and takes the images of a crash just before it.
-    fn begin(&mut self) -> Option<io::Error> {
-        self.ops += 1;
+    /// Counts a call and fails it where it is told to.
+    fn call(&mut self, what: &str, name: &str) -> io::Result<()> {
+        self.calls += 1;
+        match self.fail {
+            Some(Fail { from, count, kind })
+                if self.calls.checked_sub(from).is_some_and(|n| n < count) =>
+            {
+                self.failed.get_or_insert_with(|| format!("{what} {name}"));
+                Err(io::Error::new(kind, "injected"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`call`](Self::call), for one that changes something: takes the images of a crash just
+    /// before it.
+    fn begin(&mut self, what: &str, name: &str) -> io::Result<()> {
         if let Some(mut images) = self.images.take() {
             for left in [Left::None, Left::All, Left::Some] {
                 images.taken.push(self.image(left, &mut images.rng));
             }
             self.images = Some(images);
         }
-        let fail = self.fail.filter(|fail| self.ops >= fail.op);
-        fail.map(|fail| io::Error::new(fail.kind, "injected"))
+        self.call(what, name)
     }
 
     fn change(&mut self, change: Change) -> io::Result<()> {
-        if let Some(error) = self.begin() {
-            return Err(error);
-        }
+        let (what, name) = match &change {
+            Change::Create(name, _) => ("create", name),
+            Change::Rename(_, to) => ("rename to", to),
+            Change::Remove(name) => ("remove", name),
+        };
+        self.begin(what, name)?;
         rename(&mut self.names, &change);
         self.changes.push(change);
         Ok(())
@@ -160,19 +183,22 @@ impl Inner {
 
 impl Disk {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap()
+        self.inner.lock().expect("no code panics while it holds this lock")
     }
 
-    pub(crate) fn ops(&self) -> u64 {
-        self.lock().ops
+    /// Calls so far: every one of [`Files`] and [`File`], those that only read included.
+    pub fn calls(&self) -> u64 {
+        self.lock().calls
     }
 
-    /// From now on takes the images that a crash before each operation may leave.
-    pub(crate) fn take_images(&self, seed: u64) {
+    /// From now on takes the images that a crash before each call that changes something may leave:
+    /// without what was not synced, with all of it, and with any part of it.
+    pub fn take_images(&self, seed: u64) {
         self.lock().images = Some(Images { rng: Rng::with_seed(seed), taken: Vec::new() });
     }
 
-    pub(crate) fn taken(&self) -> Vec<Disk> {
+    /// The images taken since the last call.
+    pub fn taken(&self) -> Vec<Disk> {
         self.lock()
             .images
             .as_mut()
@@ -181,31 +207,39 @@ impl Disk {
     }
 
     /// What is left after the process, and not the machine, crashed.
-    pub(crate) fn after_crash(&self) -> Disk {
+    pub fn after_crash(&self) -> Disk {
         self.lock().image(Left::All, &mut Rng::with_seed(0))
     }
 
     /// What a power cut leaves at least.
-    pub(crate) fn durable(&self) -> Disk {
+    pub fn durable(&self) -> Disk {
         self.lock().image(Left::None, &mut Rng::with_seed(0))
     }
 
-    /// What may be left after a power cut.
-    pub(crate) fn after_power_cut(&self, rng: &mut Rng) -> Disk {
-        self.lock().image(Left::Some, rng)
+    /// What may be left after a power cut, as the seed picks.
+    pub fn after_power_cut(&self, seed: u64) -> Disk {
+        self.lock().image(Left::Some, &mut Rng::with_seed(seed))
     }
 
-    pub(crate) fn fail(&self, fail: Option<Fail>) {
-        self.lock().fail = fail;
+    /// Sets which calls fail from now on; `None`: none does.
+    pub fn fail(&self, fail: Option<Fail>) {
+        let mut inner = self.lock();
+        inner.fail = fail;
+        inner.failed = None;
+    }
+
+    /// What failed first since [`fail`](Self::fail) was called: `write 0000000001.seg`.
+    pub fn failed(&self) -> Option<String> {
+        self.lock().failed.clone()
     }
 
     /// From now on a sync of a file that was synced before does nothing and says that all is well.
-    pub(crate) fn skip_syncs(&self) {
+    pub fn skip_syncs(&self) {
         self.lock().skips_syncs = true;
     }
 
     /// Changes the bytes of a file behind the store's back.
-    pub(crate) fn damage(&self, name: &str, damage: impl FnOnce(&mut Vec<u8>)) {
+    pub fn damage(&self, name: &str, damage: impl FnOnce(&mut Vec<u8>)) {
         let mut inner = self.lock();
         let file = inner.names[name];
         damage(&mut inner.contents[file].now);
@@ -213,25 +247,13 @@ impl Disk {
         inner.contents[file].durable = now;
     }
 
-    /// Flips a bit in the payload of a segment's event, the `nth` that it holds; returns how much it
-    /// holds.
-    pub(crate) fn damage_event(&self, name: &str, nth: usize) -> u64 {
-        let mut held = 0;
-        self.damage(name, |bytes| {
-            held = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);
-            let payloads = bytes.windows(6).enumerate().filter(|(_, found)| *found == b"\"fill\"");
-            let (at, _) = payloads.take(nth + 1).last().expect("a segment with events");
-            bytes[at] ^= 1;
-        });
-        held as u64
-    }
-
-    pub(crate) fn has(&self, name: &str) -> bool {
+    /// Whether there is a file of this name.
+    pub fn has(&self, name: &str) -> bool {
         self.lock().names.contains_key(name)
     }
 
     /// The segments' names, oldest first.
-    pub(crate) fn segments(&self) -> Vec<String> {
+    pub fn segments(&self) -> Vec<String> {
         let inner = self.lock();
         let is_segment = |name: &&String| name.len() == "0000000001.seg".len();
         let names = inner.names.keys().filter(|name| name.contains(".seg"));
@@ -242,11 +264,14 @@ impl Disk {
 struct Open {
     disk: Disk,
     file: usize,
+    /// When it was opened.
+    name: String,
 }
 
 impl File for Open {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let inner = self.disk.lock();
+        let mut inner = self.disk.lock();
+        inner.call("read", &self.name)?;
         let content = &inner.contents[self.file].now;
         let from = (offset as usize).min(content.len());
         let count = buffer.len().min(content.len() - from);
@@ -256,20 +281,18 @@ impl File for Open {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut inner = self.disk.lock();
-        let failed = inner.begin();
+        let done = inner.begin("write", &self.name);
         // A write that fails may have written a part.
-        let bytes = if failed.is_some() { &bytes[..bytes.len() / 2] } else { bytes };
+        let bytes = if done.is_err() { &bytes[..bytes.len() / 2] } else { bytes };
         let content = &mut inner.contents[self.file];
         apply(&mut content.now, offset, bytes);
         content.unsynced.push((offset, bytes.to_vec()));
-        failed.map_or(Ok(()), Err)
+        done
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.disk.lock();
-        if let Some(error) = inner.begin() {
-            return Err(error);
-        }
+        inner.begin("sync", &self.name)?;
         let skips = inner.skips_syncs;
         let content = &mut inner.contents[self.file];
         // A segment's header is synced all the same: what is acknowledged must suffer.
@@ -281,24 +304,36 @@ impl File for Open {
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.disk.lock().contents[self.file].now.len() as u64)
+        let mut inner = self.disk.lock();
+        inner.call("size", &self.name)?;
+        Ok(inner.contents[self.file].now.len() as u64)
     }
 }
 
 impl Files for Disk {
+    /// Keeps nobody out.
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
+        Disk::lock(self).call("lock", "lock")?;
         Ok(Box::new(()))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(Disk::lock(self).names.keys().cloned().collect())
+        let mut inner = Disk::lock(self);
+        inner.call("list", "")?;
+        Ok(inner.names.keys().cloned().collect())
     }
 
     fn open(&self, name: &str, new: bool) -> io::Result<Arc<dyn File>> {
         let mut inner = Disk::lock(self);
-        let file = match inner.names.get(name) {
-            Some(file) if !new => *file,
-            None if !new => return Err(io::ErrorKind::NotFound.into()),
+        let file = match inner.names.get(name).copied() {
+            Some(file) if !new => {
+                inner.call("open", name)?;
+                file
+            }
+            None if !new => {
+                inner.call("open", name)?;
+                return Err(io::ErrorKind::NotFound.into());
+            }
             // A file that is emptied is another one here: nothing relies on what was in it.
             _ => {
                 let file = inner.contents.len();
@@ -307,7 +342,7 @@ impl Files for Disk {
                 file
             }
         };
-        Ok(Arc::new(Open { disk: self.clone(), file }))
+        Ok(Arc::new(Open { disk: self.clone(), file, name: name.to_owned() }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -324,9 +359,7 @@ impl Files for Disk {
 
     fn sync_folder(&self) -> io::Result<()> {
         let mut inner = Disk::lock(self);
-        if let Some(error) = inner.begin() {
-            return Err(error);
-        }
+        inner.begin("sync folder", "")?;
         inner.durable_names = inner.names.clone();
         inner.changes.clear();
         Ok(())
