@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Sink,
     /// No such endpoint, event or delivery.
     NotFound,
+    /// It cannot be done as things stand, such as making a delivery anew that is still owed.
+    Conflict,
     /// The store does not do this (see `store::Capabilities`).
     Unsupported,
 }

@@ -10,6 +10,7 @@ mod engine;
 mod error;
 pub mod event;
 mod lane;
+pub mod replay;
 pub mod retry;
 pub mod route;
 pub mod sign;

@@ -32,6 +32,7 @@ pub struct BusBuilder {
     limits: Limits,
     in_flight_max: usize,
     subscriber_events_max: usize,
+    delivers: bool,
 }
 
 impl Default for BusBuilder {
@@ -48,6 +49,7 @@ impl Default for BusBuilder {
             },
             in_flight_max: IN_FLIGHT_MAX_DEFAULT,
             subscriber_events_max: SUBSCRIBER_EVENTS_MAX_DEFAULT,
+            delivers: true,
         }
     }
 }
@@ -123,8 +125,15 @@ impl BusBuilder {
         self
     }
 
+    /// Delivers nothing and goes on with no replay: to look at what the store holds, and to change it
+    /// (purge, cancel, enable) without anything being sent. Configured sinks are not opened.
+    pub fn without_delivery(mut self) -> Self {
+        self.delivers = false;
+        self
+    }
+
     /// Opens the bus on the current tokio runtime; deliveries that the store still owes start at
-    /// once.
+    /// once, and replays go on.
     ///
     /// # Errors
     /// `Config` where two endpoints have one id; `Sink` where a configured sink cannot be opened;
@@ -136,7 +145,11 @@ impl BusBuilder {
         let mut endpoints = self.endpoints;
         if let Some(config) = &self.config {
             for endpoint in &config.endpoints {
-                endpoints.push(endpoint.build(config)?);
+                endpoints.push(if self.delivers {
+                    endpoint.build(config)?
+                } else {
+                    endpoint.without_sink(config)
+                });
             }
         }
         check_ids(&endpoints)?;
@@ -151,7 +164,9 @@ impl BusBuilder {
             Arc::clone(&self.clock),
             self.in_flight_max,
             endpoints,
-        );
+            self.delivers,
+        )
+        .await?;
         let inner = Inner {
             store,
             clock: self.clock,

@@ -1,6 +1,7 @@
 //! The bus: what an application holds.
 
 mod builder;
+mod history;
 mod receipt;
 mod subscription;
 
@@ -326,7 +327,7 @@ impl Bus {
         Ok(Left::new(self.inner.engine.backlog().await?))
     }
 
-    /// Ends the bus: refuses further events, goes on delivering what is due until nothing more is
+    /// Ends the bus: refuses further events, stops replays, goes on delivering what is due until nothing more is
     /// or `deadline` has passed, drops attempts that are then still under way, closes every sink and
     /// the store, and tells what is left. A durable store keeps that for the next time.
     ///
@@ -351,6 +352,8 @@ impl Bus {
         inner.publishing.close();
         let drain = async {
             inner.publishing.wait().await;
+            // What replays have not made yet is made after the next start.
+            inner.engine.stop_replays().await;
             inner.engine.wait_until(done).await
         };
         let drained = tokio::time::timeout(deadline, drain).await;

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -13,7 +14,7 @@ use super::{ByteSize, NetworkPolicy, Secret};
 use crate::endpoint::{Endpoint, EndpointId, Policy};
 use crate::error::Error;
 use crate::route::Pattern;
-use crate::sink::{CheckContext, PreparedSink};
+use crate::sink::{CheckContext, NoSink, PreparedSink, Sink};
 use crate::store::log::{
     BACKLOG_BYTES_MAX_DEFAULT, BACKLOG_EVENTS_MAX_DEFAULT, DEDUP_WINDOW_DEFAULT, RETENTION_DEFAULT,
     Sync,
@@ -190,14 +191,24 @@ impl EndpointConfig {
     /// [`ErrorKind::Sink`](crate::ErrorKind::Sink) where the sink cannot be opened.
     pub fn build(&self, config: &Config) -> Result<Endpoint, Error> {
         let sink = self.sink.build(&CheckContext::new(&self.id, &self.name, &config.network))?;
-        Ok(Endpoint {
+        Ok(self.with_sink(sink, config))
+    }
+
+    /// The endpoint for a bus that delivers nothing.
+    pub(crate) fn without_sink(&self, config: &Config) -> Endpoint {
+        self.with_sink(Arc::new(NoSink), config)
+    }
+
+    fn with_sink(&self, sink: Arc<dyn Sink>, config: &Config) -> Endpoint {
+        Endpoint {
             id: self.id.clone(),
             name: self.name.as_str().into(),
             enabled: self.enabled && config.enabled,
             events: self.events.clone(),
             policy: self.policy.clone(),
             sink,
-        })
+            fingerprint: Some(self.sink.fingerprint()),
+        }
     }
 }
 

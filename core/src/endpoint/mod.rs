@@ -1,11 +1,13 @@
 //! Endpoints: configured places that events go to, with the policy each is served by.
 
+mod hold;
 mod id;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use hold::{Gone, Hold};
 pub use id::{ENDPOINT_ID_BYTES_MAX, EndpointId, InvalidEndpointId};
 
 use crate::delivery::{Cause, Nack};
@@ -62,6 +64,8 @@ pub struct Endpoint {
     pub(crate) events: Vec<Pattern>,
     pub(crate) policy: Policy,
     pub(crate) sink: Arc<dyn Sink>,
+    /// Tells changed settings of the sink from unchanged ones, across restarts. `None`: built in code.
+    pub(crate) fingerprint: Option<u16>,
 }
 
 impl Endpoint {
@@ -210,6 +214,7 @@ impl EndpointBuilder {
             events: self.events,
             policy: self.policy,
             sink: self.sink,
+            fingerprint: None,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::delivery::{
     AttemptRecord, Cause, DeadReason, Decision, MESSAGE_BYTES_MAX, Nack, Outcome, decide,
 };
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Gone};
 use crate::sink::Attempt;
 use crate::store::{Lease, Settlement};
 use crate::time::Timestamp;
@@ -92,9 +92,13 @@ pub(super) async fn attempt(
     settlements
 }
 
-/// Whether the settlement means that the endpoint wants nothing any more.
-pub(super) fn says_gone(settlement: &Settlement) -> bool {
-    settlement.decision == Decision::Dead(DeadReason::Gone)
+/// What to remember where the settlement means that the endpoint wants nothing any more.
+pub(super) fn says_gone(settlement: &Settlement, now: Timestamp) -> Option<Gone> {
+    (settlement.decision == Decision::Dead(DeadReason::Gone)).then(|| Gone {
+        since: now,
+        status: settlement.attempt.as_ref().and_then(|attempt| attempt.status),
+        delivery: settlement.delivery.clone(),
+    })
 }
 
 /// Calls the sink within the timeout; a panic or a timeout counts for every delivery of the batch.

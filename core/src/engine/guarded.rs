@@ -13,7 +13,9 @@ use futures_util::FutureExt;
 use crate::delivery::DeliveryId;
 use crate::endpoint::EndpointId;
 use crate::error::{Error, ErrorKind};
-use crate::store::{Claim, Fence, Settled, Settlement, Store};
+use crate::store::{
+    Claim, Fence, Found, Note, Page, Query, Replayed, Settled, Settlement, Store, Target,
+};
 use crate::time::Timestamp;
 
 /// Wait after a store that panicked in `ready`, before it is asked again.
@@ -49,6 +51,27 @@ impl Guarded {
         leases: &[(DeliveryId, Fence)],
     ) -> Result<Vec<Settled>, Error> {
         guard(async { self.0.release(leases).await }).await
+    }
+
+    pub(crate) async fn find(&self, query: &Query, page: Page) -> Result<Found, Error> {
+        guard(async { self.0.find(query, page).await }).await
+    }
+
+    pub(crate) async fn replay(
+        &self,
+        targets: &[Target],
+        note: Option<Note>,
+        now: Timestamp,
+    ) -> Result<Vec<Replayed>, Error> {
+        guard(async { self.0.replay(targets, note, now).await }).await
+    }
+
+    pub(crate) async fn keep(&self, note: Note) -> Result<(), Error> {
+        guard(async { self.0.keep(note).await }).await
+    }
+
+    pub(crate) async fn notes(&self) -> Result<Vec<Note>, Error> {
+        guard(async { self.0.notes().await }).await
     }
 
     /// As [`Store::ready`], also cancel safe.

@@ -7,7 +7,9 @@
 mod attempt;
 mod dispatcher;
 mod guarded;
+mod hold;
 mod permit;
+mod replay;
 mod worker;
 
 use std::collections::HashMap;
@@ -19,12 +21,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::SharedClock;
-use crate::endpoint::{Endpoint, EndpointId};
-use crate::error::Error;
+use crate::endpoint::{Endpoint, EndpointId, Hold};
+use crate::error::{Error, ErrorKind};
 use crate::lane::{Lane, Retired};
 use crate::store::{Backlog, Store};
 use crate::time::Timestamp;
 use guarded::Guarded;
+use replay::Replays;
 
 /// Attempts under way at once in the whole bus, unless built otherwise.
 pub const IN_FLIGHT_MAX_DEFAULT: usize = 1024;
@@ -47,6 +50,10 @@ pub(crate) struct LookAt(pub(crate) EndpointId, pub(crate) Timestamp);
 /// What all tasks of the engine share.
 pub(crate) struct Shared {
     pub(crate) store: Guarded,
+    /// [`Capabilities::history`](crate::store::Capabilities::history).
+    keeps_history: bool,
+    /// Whether other processes may use the store: [`Capabilities::shared`](crate::store::Capabilities::shared).
+    has_peers: bool,
     pub(crate) clock: SharedClock,
     /// One permit for each call into a sink, bus-wide.
     pub(crate) permits: Arc<Semaphore>,
@@ -63,6 +70,9 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     /// Ticks after every settled batch.
     progress: watch::Sender<()>,
+    /// One at a time notes that an endpoint is gone, or that it is not any more.
+    noting: tokio::sync::Mutex<()>,
+    replays: Replays,
     // A blocking mutex: held for look-ups and swaps of the map only.
     lanes: Mutex<HashMap<EndpointId, Arc<Lane>>>,
     /// Lanes of endpoints that were removed while their workers had calls under way.
@@ -102,20 +112,31 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Starts the dispatcher on the current runtime.
-    pub(crate) fn start(
+    /// Starts on the current runtime: delivers, and goes on with replays; or neither.
+    ///
+    /// # Errors
+    /// Those of [`Store::notes`].
+    pub(crate) async fn start(
         store: Arc<dyn Store>,
         clock: SharedClock,
         in_flight_max: usize,
         endpoints: Vec<Endpoint>,
-    ) -> Self {
+        delivers: bool,
+    ) -> Result<Self, Error> {
+        let mut gone = hold::load(&*store, &endpoints).await?;
         let (notes, inbox) = mpsc::channel(NOTES_MAX);
-        let lanes = endpoints
-            .into_iter()
-            .map(|endpoint| (endpoint.id.clone(), Arc::new(Lane::new(endpoint))));
+        let lanes = endpoints.into_iter().map(|endpoint| {
+            let gone = gone.remove(&endpoint.id);
+            (endpoint.id.clone(), Arc::new(Lane::new(endpoint, gone)))
+        });
         let in_flight_max = in_flight_max.clamp(1, Semaphore::MAX_PERMITS);
+        let capabilities = store.capabilities();
         let shared = Arc::new(Shared {
             store: Guarded(store),
+            keeps_history: capabilities.history,
+            has_peers: capabilities.shared,
+            replays: Replays::new(clock.random()),
+            noting: tokio::sync::Mutex::new(()),
             clock,
             permits: Arc::new(Semaphore::new(in_flight_max)),
             lane_permits_max: in_flight_max.div_ceil(2),
@@ -129,8 +150,13 @@ impl Engine {
             lanes: Mutex::new(lanes.collect()),
             removed: Mutex::default(),
         });
-        shared.tasks.spawn(dispatcher::run(Arc::clone(&shared), inbox));
-        Self { shared }
+        if delivers {
+            shared.tasks.spawn(dispatcher::run(Arc::clone(&shared), inbox));
+        }
+        if delivers && capabilities.history {
+            shared.tasks.spawn(replay::run(Arc::clone(&shared)));
+        }
+        Ok(Self { shared })
     }
 
     /// Serves exactly these endpoints from now on. Attempts under way end with the sink that they
@@ -138,6 +164,7 @@ impl Engine {
     pub(crate) fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
         let mut retired = Vec::new();
         let mut opened = Vec::new();
+        let mut touched = Vec::new();
         {
             let mut lanes = self.shared.lanes();
             let mut removed = self.shared.removed();
@@ -147,7 +174,11 @@ impl Engine {
                 let id = endpoint.id.clone();
                 let lane = if let Some(lane) = lanes.remove(&id) {
                     let was_open = lane.is_open();
-                    retired.extend(lane.replace(endpoint));
+                    let (old, is_back) = lane.replace(endpoint);
+                    retired.extend(old);
+                    if is_back {
+                        touched.push(id.clone());
+                    }
                     if !was_open {
                         opened.push(id.clone());
                     }
@@ -158,22 +189,30 @@ impl Engine {
                     // those leases.
                     match removed.remove(&id).and_then(|lane| lane.upgrade()) {
                         Some(lane) => {
-                            lane.put_back(endpoint);
+                            if lane.put_back(endpoint) {
+                                touched.push(id.clone());
+                            }
                             lane
                         }
-                        None => Arc::new(Lane::new(endpoint)),
+                        None => Arc::new(Lane::new(endpoint, None)),
                     }
                 };
                 kept.insert(id, lane);
             }
             for (id, lane) in lanes.drain() {
                 retired.extend(lane.remove());
+                if lane.clear_gone() {
+                    touched.push(id.clone());
+                }
                 removed.insert(id, Arc::downgrade(&lane));
             }
             *lanes = kept;
         }
         for retired in retired {
             self.shared.tasks.spawn(close(retired));
+        }
+        if !touched.is_empty() && self.shared.keeps_history {
+            self.shared.tasks.spawn(hold::forget(Arc::clone(&self.shared), touched));
         }
         // What was held may go now.
         self.shared.opened().extend(opened);
@@ -188,6 +227,29 @@ impl Engine {
     /// Whether the endpoint's deliveries are attempted; `None` where it is not configured.
     pub(crate) fn is_open(&self, id: &EndpointId) -> Option<bool> {
         self.shared.lane(id).map(|lane| lane.is_open())
+    }
+
+    /// Why the endpoint's deliveries are not attempted.
+    pub(crate) fn hold(&self, id: &EndpointId) -> Option<Hold> {
+        self.shared.lane(id)?.hold()
+    }
+
+    /// Attempts the endpoint's deliveries again, after its receiver wanted nothing any more.
+    pub(crate) async fn enable(&self, id: &EndpointId) -> Result<(), Error> {
+        let refused = |kind, why: &str| Error::new(kind, format!("enable endpoint {id:?}: {why}"));
+        let Some(lane) = self.shared.lane(id) else {
+            return Err(refused(ErrorKind::NotFound, "no such endpoint is served"));
+        };
+        hold::clear(&self.shared, &lane).await?;
+        if lane.hold() == Some(Hold::Disabled) {
+            return Err(refused(
+                ErrorKind::Config,
+                "it is disabled in the configuration (enabled)",
+            ));
+        }
+        self.shared.opened().push(id.clone());
+        self.shared.has_opened.notify_one();
+        Ok(())
     }
 
     /// Waits until `is_done` says so of the backlog; asks after each settled batch.
@@ -227,6 +289,7 @@ impl Engine {
 
     /// Stops claiming, drops what is in flight (giving leases back), ends every task, closes sinks.
     pub(crate) async fn stop(&self) {
+        self.stop_replays().await;
         self.shared.stop_claiming.cancel();
         self.shared.abort.cancel();
         let retired: Vec<_> =
@@ -259,5 +322,6 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.stop_claiming.cancel();
         self.shared.abort.cancel();
+        self.shared.replays.stop();
     }
 }

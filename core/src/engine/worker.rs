@@ -11,9 +11,9 @@ use tracing::Instrument;
 
 use super::attempt::{attempt, says_gone};
 use super::permit::PermitQueue;
-use super::{LEASE, LEASE_TICK, LookAt, SLEEP_MAX, STORE_WAIT_MAX, STORE_WAIT_MIN, Shared};
+use super::{LEASE, LEASE_TICK, LookAt, SLEEP_MAX, STORE_WAIT_MAX, STORE_WAIT_MIN, Shared, hold};
 use crate::delivery::{Decision, DeliveryId};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::lane::{Lane, Serving};
 use crate::store::{Fence, Lease, Next, Settled, Settlement};
 use crate::time::Timestamp;
@@ -35,6 +35,7 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, permit: OwnedSemap
         leases_until: Timestamp::MAX,
         unsettled: Vec::new(),
         broken: Vec::new(),
+        is_gone_unnoted: false,
         store_asks_again: None,
         store_wait: STORE_WAIT_MIN,
     };
@@ -53,6 +54,8 @@ struct Worker {
     unsettled: Vec<Settlement>,
     /// Leases of calls that broke, to be given back.
     broken: Leases,
+    /// Whether the store does not know yet that the receiver wants nothing any more.
+    is_gone_unnoted: bool,
     /// While the store fails: when to ask it again. Nothing is claimed until then.
     store_asks_again: Option<Instant>,
     /// How long to wait after the next failure.
@@ -72,6 +75,8 @@ impl Worker {
             while let Some(done) = self.calls.try_join_next_with_id() {
                 self.finish(done);
             }
+            // Before the settlement, so that a crash between them repeats the attempt and loses nothing.
+            self.note_gone().await;
             if let Some(retry_at) = self.settle().await {
                 next = next.or_at(retry_at);
             }
@@ -94,8 +99,10 @@ impl Worker {
                 continue;
             }
 
-            let has_ended =
-                self.calls.is_empty() && self.unsettled.is_empty() && self.broken.is_empty();
+            let has_ended = self.calls.is_empty()
+                && self.unsettled.is_empty()
+                && self.broken.is_empty()
+                && !self.is_gone_unnoted;
             if has_ended && !wants && self.store_asks_again.is_none() {
                 if lane.try_idle() {
                     return self.leave(next).await;
@@ -212,7 +219,9 @@ impl Worker {
         match done {
             Ok((id, (serving, settlements))) => {
                 self.under_way.remove(&id);
-                if settlements.iter().any(says_gone) && self.lane.set_gone(&serving) {
+                let gone = settlements.iter().find_map(|it| says_gone(it, self.shared.clock.now()));
+                if gone.is_some_and(|gone| self.lane.set_gone(&serving, gone)) {
+                    self.is_gone_unnoted = true;
                     let endpoint = self.lane.id();
                     tracing::warn!(%endpoint, "endpoint disabled: its receiver wants nothing any more");
                 }
@@ -222,6 +231,25 @@ impl Worker {
             Err(error) => {
                 self.broken.extend(self.under_way.remove(&error.id()).into_iter().flatten());
                 tracing::error!(endpoint = %self.lane.id(), %error, "the task of an attempt failed");
+            }
+        }
+    }
+
+    /// Has the store remember that the receiver wants nothing any more.
+    async fn note_gone(&mut self) {
+        if !self.is_gone_unnoted || self.store_asks_again.is_some() {
+            return;
+        }
+        match hold::keep(&self.shared, &self.lane).await {
+            Ok(()) => self.is_gone_unnoted = false,
+            Err(error) if error.kind() == ErrorKind::Store => {
+                self.store_failed("note that an endpoint is gone", &error);
+            }
+            // No other try will do better: after a restart the receiver is asked once more.
+            Err(error) => {
+                let endpoint = self.lane.id();
+                tracing::warn!(%endpoint, error = error.chain(), "not noted that the endpoint is gone");
+                self.is_gone_unnoted = false;
             }
         }
     }
@@ -275,6 +303,7 @@ impl Worker {
         if error.is_closed() {
             // Nobody will take these outcomes any more; their leases run out.
             self.unsettled.clear();
+            self.is_gone_unnoted = false;
             self.shared.stop_claiming.cancel();
             return;
         }
@@ -322,6 +351,9 @@ impl Worker {
                 tracing::warn!(%endpoint, error = error.chain(), "leases not given back");
             }
         }
+        self.store_asks_again = None;
+        self.note_gone().await;
+        // Where the note failed, the outcome is still better kept.
         self.store_asks_again = None;
         self.settle().await;
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, oneshot};
 
-use crate::endpoint::{Endpoint, EndpointId};
+use crate::endpoint::{Endpoint, EndpointId, Gone, Hold};
 use crate::sink::Sink;
 
 /// What serves an endpoint now: replaced as a whole when the endpoint is reconfigured.
@@ -61,6 +61,8 @@ pub(crate) struct Lane {
     /// Taken when the sink is retired.
     calls: Mutex<Vec<oneshot::Receiver<()>>>,
     /// Set when the receiver asked never to be sent anything again; cleared by reconfiguring.
+    gone: Mutex<Option<Gone>>,
+    /// Whether `gone` is set: changed under its lock, read without.
     is_gone: AtomicBool,
     /// Set while the endpoint is not configured.
     is_removed: AtomicBool,
@@ -76,13 +78,15 @@ const RUNNING: u8 = 1;
 const WOKEN: u8 = 2;
 
 impl Lane {
-    pub(crate) fn new(endpoint: Endpoint) -> Self {
+    /// `gone`: what its receiver has said before.
+    pub(crate) fn new(endpoint: Endpoint, gone: Option<Gone>) -> Self {
         let (in_use, last_call_ended) = oneshot::channel();
         Self {
             id: endpoint.id.clone(),
             serving: ArcSwap::from_pointee(Serving::new(endpoint, in_use)),
             calls: Mutex::new(vec![last_call_ended]),
-            is_gone: AtomicBool::new(false),
+            is_gone: AtomicBool::new(gone.is_some()),
+            gone: Mutex::new(gone),
             is_removed: AtomicBool::new(false),
             task: AtomicU8::new(IDLE),
             woken: Notify::new(),
@@ -97,8 +101,9 @@ impl Lane {
         self.serving.load_full()
     }
 
-    /// Serves the endpoint anew; returns the sink that is no longer used, if it is another one.
-    pub(crate) fn replace(&self, endpoint: Endpoint) -> Option<Retired> {
+    /// Serves the endpoint anew; returns the sink that is no longer used, if it is another one, and
+    /// whether its receiver counts as gone no more.
+    pub(crate) fn replace(&self, endpoint: Endpoint) -> (Option<Retired>, bool) {
         let (in_use, last_call_ended) = oneshot::channel();
         let old = self.serving();
         let is_same_sink = Arc::ptr_eq(&old.endpoint.sink, &endpoint.sink);
@@ -107,14 +112,12 @@ impl Lane {
         self.serving.store(Arc::new(Serving::new(endpoint, in_use)));
         // A receiver that has said "gone" stays gone until somebody touches this endpoint. Cleared
         // after the new one serves, so that a late answer of the old one cannot set it again.
-        if is_touched {
-            self.is_gone.store(false, Ordering::Release);
-        }
+        let is_back = is_touched && self.clear_gone();
         // Of the same sink, calls that began under its former policy may still run.
         let mut calls = self.calls();
         calls.retain_mut(|ended| ended.try_recv() == Err(oneshot::error::TryRecvError::Empty));
         calls.push(last_call_ended);
-        retired
+        (retired, is_back)
     }
 
     /// The endpoint is no longer served: what is owed to it is held from now on.
@@ -123,12 +126,13 @@ impl Lane {
         self.retire()
     }
 
-    /// Serves an endpoint again that was removed.
-    pub(crate) fn put_back(&self, endpoint: Endpoint) {
+    /// Serves an endpoint again that was removed. Returns whether its receiver had said "gone".
+    pub(crate) fn put_back(&self, endpoint: Endpoint) -> bool {
         // Its former sink was retired when it was removed.
-        let _ = self.replace(endpoint);
-        self.is_gone.store(false, Ordering::Release);
+        let (_, is_back) = self.replace(endpoint);
+        let was_gone = self.clear_gone();
         self.is_removed.store(false, Ordering::Release);
+        is_back || was_gone
     }
 
     fn retire(&self) -> Option<Retired> {
@@ -141,19 +145,51 @@ impl Lane {
         self.calls.lock().expect("no code panics while it holds this lock")
     }
 
+    fn lock_gone(&self) -> MutexGuard<'_, Option<Gone>> {
+        self.gone.lock().expect("no code panics while it holds this lock")
+    }
+
+    fn put_gone(&self, slot: &mut Option<Gone>, gone: Option<Gone>) {
+        self.is_gone.store(gone.is_some(), Ordering::Release);
+        *slot = gone;
+    }
+
     /// The receiver that `serving` calls wants nothing any more. Returns whether that is news: one
     /// that was replaced meanwhile says nothing about its successor.
-    pub(crate) fn set_gone(&self, serving: &Serving) -> bool {
+    pub(crate) fn set_gone(&self, serving: &Serving, gone: Gone) -> bool {
         let is_current = || Arc::ptr_eq(&self.serving.load().endpoint.sink, &serving.endpoint.sink);
-        if !is_current() || self.is_gone.swap(true, Ordering::AcqRel) {
+        let mut slot = self.lock_gone();
+        if !is_current() || slot.is_some() {
             return false;
         }
+        self.put_gone(&mut slot, Some(gone));
         // Replaced in this very moment: the mark was meant for the old one.
         if !is_current() {
-            self.is_gone.store(false, Ordering::Release);
+            self.put_gone(&mut slot, None);
             return false;
         }
         true
+    }
+
+    /// The receiver is to be tried again. Returns whether that is news.
+    pub(crate) fn clear_gone(&self) -> bool {
+        let mut slot = self.lock_gone();
+        let was_gone = slot.is_some();
+        self.put_gone(&mut slot, None);
+        was_gone
+    }
+
+    /// What its receiver said last, where it wants nothing any more.
+    pub(crate) fn gone(&self) -> Option<Gone> {
+        self.lock_gone().clone()
+    }
+
+    /// Why its deliveries are not attempted.
+    pub(crate) fn hold(&self) -> Option<Hold> {
+        if !self.serving.load().endpoint.enabled {
+            return Some(Hold::Disabled);
+        }
+        self.gone().map(Hold::Gone)
     }
 
     /// Whether its deliveries are attempted; otherwise they are held.

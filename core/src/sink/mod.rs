@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 pub use registry::{CheckContext, PreparedSink, Problem, Registry, SinkFactory};
 
-use crate::delivery::{DeliveryId, Nack, Outcome};
+use crate::delivery::{Cause, DeliveryId, Nack, Outcome};
 use crate::error::Error;
 use crate::event::Envelope;
 use crate::time::Timestamp;
@@ -126,5 +126,16 @@ impl<S: Sink + ?Sized> Sink for Arc<S> {
 
     async fn close(&self) -> Result<(), Error> {
         (**self).close().await
+    }
+}
+
+/// The sink of a bus that delivers nothing.
+pub(crate) struct NoSink;
+
+#[async_trait]
+impl Sink for NoSink {
+    async fn deliver(&self, batch: &[Attempt]) -> Vec<Outcome> {
+        let refused = || Err(Nack::retry(Cause::Sink, "this bus was opened without delivery"));
+        batch.iter().map(|_| refused()).collect()
     }
 }

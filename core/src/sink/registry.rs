@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 
 use super::Sink;
 use crate::config::NetworkPolicy;
@@ -152,14 +153,14 @@ impl Registry {
     pub(crate) fn prepare(
         &self,
         name: &str,
-        settings: &figment::value::Value,
+        table: &figment::value::Value,
     ) -> Option<Result<PreparedSink, Box<figment::Error>>> {
         let factory = self.factories.get(name)?;
-        Some(
-            factory
-                .parse(settings)
-                .map(|settings| PreparedSink { factory: Arc::clone(factory), settings }),
-        )
+        Some(factory.parse(table).map(|settings| PreparedSink {
+            factory: Arc::clone(factory),
+            settings,
+            fingerprint: fingerprint_of(name, table),
+        }))
     }
 }
 
@@ -174,9 +175,17 @@ impl fmt::Debug for Registry {
 pub struct PreparedSink {
     factory: Arc<dyn ErasedFactory>,
     settings: Arc<dyn Any + Send + Sync>,
+    fingerprint: u16,
 }
 
 impl PreparedSink {
+    /// Tells changed settings from unchanged ones, also across restarts. A changed one goes unnoticed
+    /// once in 65,536 times: settings may hold a secret, and more bits would let somebody who reads
+    /// them guess it.
+    pub(crate) fn fingerprint(&self) -> u16 {
+        self.fingerprint
+    }
+
     /// The sink's name, as in `sink = "…"`.
     pub fn sink(&self) -> &'static str {
         self.factory.name()
@@ -199,6 +208,14 @@ impl PreparedSink {
     pub fn build(&self, context: &CheckContext<'_>) -> Result<Arc<dyn Sink>, Error> {
         self.factory.build(&*self.settings, context)
     }
+}
+
+/// Of the sink's name and its settings as they are written: references to secrets are not resolved.
+fn fingerprint_of(name: &str, table: &figment::value::Value) -> u16 {
+    // Maps of the configuration are sorted by key, so that the same settings are the same text.
+    let settings = serde_json::to_vec(table).unwrap_or_default();
+    let hash = Sha256::new().chain_update(name).chain_update([0]).chain_update(settings).finalize();
+    u16::from_le_bytes([hash[0], hash[1]])
 }
 
 impl fmt::Debug for PreparedSink {

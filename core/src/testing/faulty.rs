@@ -39,6 +39,8 @@ pub enum Call {
     Purge,
     /// [`Store::keep`].
     Keep,
+    /// [`Store::notes`].
+    Notes,
 }
 
 #[derive(Clone, Copy)]
@@ -232,6 +234,7 @@ impl<S: Store> Store for FaultyStore<S> {
     }
 
     async fn notes(&self) -> Result<Vec<Note>, Error> {
+        self.enter(Call::Notes).await?;
         self.inner.store.notes().await
     }
 

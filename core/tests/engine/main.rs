@@ -6,6 +6,7 @@ mod clock_jump;
 mod close_in_use;
 mod faulty_store;
 mod gone_after_replace;
+mod gone_restart;
 mod in_flight;
 mod permits;
 mod readded;

@@ -18,8 +18,8 @@ use postrider::testing::sealed;
 use postrider::{EndpointId, ErrorKind, NewEvent, Timestamp};
 
 use super::crash::{is_long, seed};
-use super::disk::Disk;
 use super::ledger::START;
+use postrider::testing::Disk;
 
 /// More than there are bits for.
 const ENDPOINTS: u32 = 140;
