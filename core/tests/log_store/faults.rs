@@ -86,7 +86,7 @@ async fn filled() -> Workload {
 
 /// Flips a bit in the payload of a segment's event, the `nth` that it holds; returns how much it
 /// holds.
-fn damage_event(disk: &Disk, name: &str, nth: usize) -> u64 {
+pub(crate) fn damage_event(disk: &Disk, name: &str, nth: usize) -> u64 {
     let mut held = 0;
     disk.damage(name, |bytes| {
         held = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0);

@@ -14,12 +14,12 @@ use postrider::store::{
     Accept, EventRecord, Lease, LogStore, LogStoreBuilder, Note, Page, Purged, Query, RUNS_MAX,
     Replayed, Settlement, Store, Target,
 };
-use postrider::testing::sealed;
+use postrider::testing::{Disk, sealed};
 use postrider::{EndpointId, ErrorKind, NewEvent, Timestamp};
 
 use super::crash::{is_long, seed};
+use super::faults::damage_event;
 use super::ledger::START;
-use postrider::testing::Disk;
 
 /// More than there are bits for.
 const ENDPOINTS: u32 = 140;
@@ -490,7 +490,7 @@ async fn a_damaged_event_stays_in_the_backlog() {
         store.accept(batch, at(0)).await.unwrap();
     }
     store.close().await.unwrap();
-    disk.damage_event(&disk.segments()[0], 0);
+    damage_event(&disk, &disk.segments()[0], 0);
     let store = open().unwrap();
     let claim = store.claim(&id("a"), 9, at(1), at(30)).await.unwrap();
     assert_eq!(claim.leases.len(), 1);
