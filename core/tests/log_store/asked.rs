@@ -68,8 +68,7 @@ impl Asked {
                 return Err(format!("{id} was never asked for"));
             }
             let older = DeliveryId::clone(id).with_run(id.run().saturating_sub(1));
-            let is_owed = |older: &&DeliveryRecord| !older.state.is_final();
-            if id.run() > 0 && there.get(&older).copied().filter(is_owed).is_some() {
+            if id.run() > 0 && there.get(&older).is_some_and(|older| !older.state.is_final()) {
                 return Err(format!("{id} is there, {older} is not settled"));
             }
             if delivery.state == State::Purged && !purged.contains_key(id) {

@@ -177,11 +177,12 @@ impl Work {
     async fn reopen(&mut self, lost: Lost) {
         self.store.close().await.unwrap();
         for name in self.disk.list().unwrap() {
+            let (is_checkpoint, is_index) = (name == "checkpoint", name.contains(".idx"));
             let is_lost = match lost {
                 Lost::Nothing => false,
-                Lost::Checkpoint => name == "checkpoint",
-                Lost::Indexes => name.ends_with(".idx"),
-                Lost::All => name == "checkpoint" || name.ends_with(".idx"),
+                Lost::Checkpoint => is_checkpoint,
+                Lost::Indexes => is_index,
+                Lost::All => is_checkpoint || is_index,
             };
             if is_lost {
                 self.disk.remove(&name).unwrap();

@@ -1,6 +1,6 @@
 //! Recovery: what each record about deliveries, notes and totals changes.
 
-use super::facts::{PurgeBody, ReplayBody, Run};
+use super::facts::{Chosen, PurgeBody, ReplayBody};
 use super::lane::{Lane, Tried};
 use super::moved::{Moved, MovedState};
 use super::record::{Before, Place, SettleBody};
@@ -94,7 +94,7 @@ impl Replay<'_> {
 
     pub(super) fn apply_replay(&mut self, place: Place, replay: ReplayBody) {
         for run in &replay.runs {
-            let Run { event, target, run: number, .. } = *run;
+            let Chosen { event, target, run: number, .. } = *run;
             // The event may be gone: what it was owed then was settled.
             let Some(lane) = self.lane_of(target, event, number) else { continue };
             lane.begin_run(event, number);

@@ -14,7 +14,7 @@ const NOTE: u8 = 1 << 1;
 
 /// A delivery that is made again or purged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Run {
+pub(super) struct Chosen {
     pub(super) event: u64,
     pub(super) target: u32,
     pub(super) run: u32,
@@ -29,7 +29,7 @@ pub(super) struct ReplayBody {
     /// Up to where this segment was known to be synced when the record was made.
     pub(super) synced: Option<u32>,
     pub(super) at: Timestamp,
-    pub(super) runs: Vec<Run>,
+    pub(super) runs: Vec<Chosen>,
     pub(super) note: Option<Note>,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct ReplayBody {
 pub(super) struct PurgeBody {
     pub(super) synced: Option<u32>,
     pub(super) at: Timestamp,
-    pub(super) runs: Vec<Run>,
+    pub(super) runs: Vec<Chosen>,
 }
 
 /// A bound on the bytes of such a record's body.
@@ -66,7 +66,7 @@ pub(super) fn take_synced(body: &[u8]) -> Decoded<Option<u32>> {
     Ok(take_head(&mut Take::new(body))?.1)
 }
 
-fn put_runs(out: &mut Vec<u8>, base: Base, runs: &[Run], with_bytes: bool) {
+fn put_runs(out: &mut Vec<u8>, base: Base, runs: &[Chosen], with_bytes: bool) {
     out.put_var(runs.len() as u64);
     let mut before = base.event;
     for run in runs {
@@ -80,14 +80,14 @@ fn put_runs(out: &mut Vec<u8>, base: Base, runs: &[Run], with_bytes: bool) {
     }
 }
 
-fn take_runs(take: &mut Take<'_>, base: Base, with_bytes: bool) -> Decoded<Vec<Run>> {
+fn take_runs(take: &mut Take<'_>, base: Base, with_bytes: bool) -> Decoded<Vec<Chosen>> {
     let mut event = base.event;
     (0..take.count()?)
         .map(|_| {
             event = event.wrapping_add(take.signed()?.cast_unsigned());
             let (target, run) = (take.var_u32()?, take.var_u32()?);
             let bytes = if with_bytes { take.var_u32()? } else { 0 };
-            Ok(Run { event, target, run, bytes })
+            Ok(Chosen { event, target, run, bytes })
         })
         .collect()
 }
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn what_people_asked_for_comes_back() {
-        let run = |event, bytes| Run { event, target: 300, run: 2, bytes };
+        let run = |event, bytes| Chosen { event, target: 300, run: 2, bytes };
         let notes = [
             None,
             Some(Note::removed("gone")),
@@ -218,7 +218,7 @@ mod tests {
                 assert!((0..bytes.len()).all(|end| take_note(&bytes[..end]).is_err()));
             }
             assert_eq!(ReplayBody::take(&bytes, BASE), Ok(replay));
-            let runs = runs.into_iter().map(|run| Run { bytes: 0, ..run }).collect();
+            let runs = runs.into_iter().map(|run| Chosen { bytes: 0, ..run }).collect();
             let purge = PurgeBody { synced, at: Timestamp::MIN, runs };
             let mut bytes = Vec::new();
             purge.put(&mut bytes, BASE);

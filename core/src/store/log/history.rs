@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::facts::{PurgeBody, ReplayBody, Run, size_max};
+use super::facts::{Chosen, PurgeBody, ReplayBody, size_max};
 use super::format::{RECORD_HEADER, kind};
 use super::record;
 use super::segment::Segment;
@@ -48,7 +48,7 @@ pub(super) fn check_count(targets: &[Target]) -> Result<(), Error> {
 #[derive(Default)]
 struct Plan {
     answers: Vec<Replayed>,
-    runs: Vec<Run>,
+    runs: Vec<Chosen>,
     chosen: HashSet<(u32, u64)>,
     events: HashSet<u64>,
     bytes: u64,
@@ -169,13 +169,13 @@ impl State {
             && self.lanes.iter().all(|lane| lane.run(event) == 0);
         plan.names += NAME_FIXED_MAX + target.endpoint.as_str().len();
         plan.chosen.insert((lane, event));
-        plan.runs.push(Run { event, target: lane, run, bytes: if counts { size } else { 0 } });
+        plan.runs.push(Chosen { event, target: lane, run, bytes: if counts { size } else { 0 } });
         let id = DeliveryId::new(target.endpoint.clone(), target.event.clone());
         Replayed::Made(id.with_run(run))
     }
 
     /// Counts a new delivery for the segment of its event.
-    pub(super) fn owe_run(&mut self, run: &Run) {
+    pub(super) fn owe_run(&mut self, run: &Chosen) {
         if let Some(segment) = self.segments.of_event(run.event) {
             self.segments.change_load(segment, |load| {
                 load.events += u64::from(run.bytes > 0);
@@ -187,7 +187,7 @@ impl State {
     }
 
     /// New deliveries are durable: they may be claimed.
-    pub(super) fn begin_runs(&mut self, runs: &[Run]) {
+    pub(super) fn begin_runs(&mut self, runs: &[Chosen]) {
         self.runs_begun += runs.len() as u64;
         for run in runs {
             self.replaying.remove(&(run.target, run.event));
@@ -225,7 +225,7 @@ impl State {
                 }
                 self.lanes[lane as usize].set_ended(event, Ended::Purged);
                 names += NAME_FIXED_MAX + target.endpoint.as_str().len();
-                runs.push(Run { event, target: lane, run, bytes: 0 });
+                runs.push(Chosen { event, target: lane, run, bytes: 0 });
                 Purged::Done
             })
             .collect();

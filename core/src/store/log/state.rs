@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::block::Summary;
 use super::cache::{Cache, Cached};
 use super::dedup::Dedup;
-use super::facts::Run;
+use super::facts::Chosen;
 use super::format::{RECORD_HEADER, fingerprint, kind};
 use super::lane::{Lane, Leased, Tried};
 use super::notes::Notes;
@@ -85,7 +85,7 @@ pub(super) enum Pending {
         targets: Vec<u32>,
     },
     /// Deliveries made again.
-    Runs(Vec<Run>),
+    Runs(Vec<Chosen>),
 }
 
 /// What a publish may not exceed.
