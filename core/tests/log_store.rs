@@ -5,7 +5,9 @@ mod log_store {
     mod basics;
     mod bus;
     mod crash;
+    mod every_call;
     mod faults;
     mod ledger;
     mod model;
+    mod outside;
 }
