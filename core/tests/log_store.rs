@@ -6,9 +6,11 @@ mod log_store {
     mod basics;
     mod bus;
     mod crash;
+    mod every_call;
     mod faults;
     mod golden;
     mod history;
     mod ledger;
     mod model;
+    mod outside;
 }

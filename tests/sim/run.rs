@@ -224,6 +224,7 @@ impl Driver {
             12 => self.publish_again(bus, clock).await,
             13..19 => {
                 let longest = 1 << self.rng.u32(0..22);
+                // tidy: allow(sleep): time is simulated
                 tokio::time::sleep(Duration::from_millis(self.rng.u64(0..longest))).await;
             }
             19 if self.plan().has_jumps => {
@@ -332,6 +333,7 @@ impl Driver {
         // Mostly the clock is helped along: waiting for hours, even simulated ones, takes its time.
         let limit = if self.rng.u8(0..10) > 0 {
             // Not before the calls that go on from before have ended, and it is known what follows.
+            // tidy: allow(sleep): time is simulated
             tokio::time::sleep(SOON).await;
             clock.jump_ms(LATE.as_millis() as i64);
             SOON
@@ -339,6 +341,7 @@ impl Driver {
             LATE
         };
         // What a publisher brought that went away is not seen before it is written.
+        // tidy: allow(sleep): time is simulated
         tokio::time::sleep(Duration::from_secs(1)).await;
         let started = Instant::now();
         let mut pause = Duration::from_millis(50);
@@ -351,6 +354,7 @@ impl Driver {
             if started.elapsed() > limit {
                 return Err(format!("still owed after {limit:?}: {left:?}"));
             }
+            // tidy: allow(sleep): time is simulated
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(SOON);
         }

@@ -131,9 +131,11 @@ impl Sink for SimSink {
         // The first decides for the call.
         match fates[0].0 {
             Fate::Hang => std::future::pending().await,
+            // tidy: allow(sleep): time is simulated
             Fate::Late => tokio::time::sleep(self.place.timeout * 2 + Duration::from_secs(1)).await,
             _ => {}
         }
+        // tidy: allow(sleep): time is simulated
         tokio::time::sleep(fates[0].1).await;
         if let Fate::Panic = fates[0].0 {
             panic!("simulated");

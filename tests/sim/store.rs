@@ -49,6 +49,7 @@ impl<S: Store> Faults<S> {
         }
         if plan.store_takes_ms > 0 && rng.u8(0..10) == 0 {
             self.world.lock().has_store_failed = true;
+            // tidy: allow(sleep): time is simulated
             tokio::time::sleep(Duration::from_millis(rng.u64(0..plan.store_takes_ms))).await;
         }
         if rng.u8(0..100) >= plan.store_fails {
@@ -94,6 +95,7 @@ impl<S: Store> Store for Faults<S> {
                 return Err(failure());
             }
             if plan.store_takes_ms > 0 {
+                // tidy: allow(sleep): time is simulated
                 tokio::time::sleep(Duration::from_millis(rng.u64(0..100))).await;
             }
         }
@@ -205,6 +207,7 @@ impl Stepped {
 }
 
 async fn pause(ms: u64) {
+    // tidy: allow(sleep): time is simulated
     tokio::time::sleep(Duration::from_millis(ms)).await;
 }
 

@@ -29,19 +29,19 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<LookAt>) 
             () = shared.stop_claiming.cancelled() => return,
             ids = shared.store.ready() => {
                 for id in ids {
-                    waiting.extend(wake(&shared, id));
+                    waiting.extend(wake(&shared, &id));
                 }
             }
             Some(LookAt(id, at)) = inbox.recv() => timers.set(id, at),
             () = shared.has_opened.notified() => {
                 for id in shared.take_opened() {
-                    waiting.extend(wake(&shared, id));
+                    waiting.extend(wake(&shared, &id));
                 }
             }
             () = tokio::time::sleep(sleep.unwrap_or_default()), if sleep.is_some() => {
                 let now = shared.clock.now();
                 while let Some(id) = timers.pop_due(now) {
-                    waiting.extend(wake(&shared, id));
+                    waiting.extend(wake(&shared, &id));
                 }
             }
             Some((lane, permit)) = waiting.next() => {
@@ -55,8 +55,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<LookAt>) 
 
 /// Wakes a lane; one without a worker queues for a permit. What is owed to an endpoint that is
 /// disabled or not configured is held: enabling it looks again.
-fn wake(shared: &Shared, id: EndpointId) -> Option<Waiting> {
-    let lane = shared.lane(&id)?;
+fn wake(shared: &Shared, id: &EndpointId) -> Option<Waiting> {
+    let lane = shared.lane(id)?;
     if !lane.is_open() || !lane.wake() {
         return None;
     }

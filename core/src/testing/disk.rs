@@ -156,6 +156,16 @@ impl Inner {
         }
     }
 
+    fn call_file(&mut self, what: &str, file: usize) -> io::Result<()> {
+        let name = self.name(file);
+        self.call(what, &name)
+    }
+
+    fn begin_file(&mut self, what: &str, file: usize) -> io::Result<()> {
+        let name = self.name(file);
+        self.begin(what, &name)
+    }
+
     /// As [`call`](Self::call), for one that changes something: takes the images of a crash just
     /// before it.
     fn begin(&mut self, what: &str, name: &str) -> io::Result<()> {
@@ -264,14 +274,20 @@ impl Disk {
 struct Open {
     disk: Disk,
     file: usize,
-    /// When it was opened.
-    name: String,
+}
+
+impl Inner {
+    /// What a file is called now, for messages.
+    fn name(&self, file: usize) -> String {
+        let named = self.names.iter().find(|(_, named)| **named == file);
+        named.map_or_else(|| "a removed file".to_owned(), |(name, _)| name.clone())
+    }
 }
 
 impl File for Open {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut inner = self.disk.lock();
-        inner.call("read", &self.name)?;
+        inner.call_file("read", self.file)?;
         let content = &inner.contents[self.file].now;
         let from = (offset as usize).min(content.len());
         let count = buffer.len().min(content.len() - from);
@@ -281,7 +297,7 @@ impl File for Open {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut inner = self.disk.lock();
-        let done = inner.begin("write", &self.name);
+        let done = inner.begin_file("write", self.file);
         // A write that fails may have written a part.
         let bytes = if done.is_err() { &bytes[..bytes.len() / 2] } else { bytes };
         let content = &mut inner.contents[self.file];
@@ -292,7 +308,7 @@ impl File for Open {
 
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.disk.lock();
-        inner.begin("sync", &self.name)?;
+        inner.begin_file("sync", self.file)?;
         let skips = inner.skips_syncs;
         let content = &mut inner.contents[self.file];
         // A segment's header is synced all the same: what is acknowledged must suffer.
@@ -305,7 +321,7 @@ impl File for Open {
 
     fn size(&self) -> io::Result<u64> {
         let mut inner = self.disk.lock();
-        inner.call("size", &self.name)?;
+        inner.call_file("size", self.file)?;
         Ok(inner.contents[self.file].now.len() as u64)
     }
 }
@@ -342,7 +358,7 @@ impl Files for Disk {
                 file
             }
         };
-        Ok(Arc::new(Open { disk: self.clone(), file, name: name.to_owned() }))
+        Ok(Arc::new(Open { disk: self.clone(), file }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -470,7 +470,7 @@ impl<'a> Replay<'a> {
                     return Err(Malformed);
                 }
                 self.state.next_event = start.number + 1;
-                self.state.now = self.state.now.max(start.accepted_at);
+                self.state.now = start.accepted_at;
                 let more = start.more();
                 index::note_event(self.segment(place.segment), &start);
                 self.batch.push(Batched { number: start.number, targets: start.targets, bytes });

@@ -60,7 +60,8 @@ pub(super) struct State {
     /// Who waits until what is buffered can be read back.
     pub(super) readers: Vec<oneshot::Sender<()>>,
     pub(super) announced: Vec<EndpointId>,
-    /// The newest time that was passed in.
+    /// The time that was passed in last. Not the newest: after a clock that was ahead for a while,
+    /// retention would take everything for old.
     pub(super) now: Timestamp,
     /// Set while a checkpoint waits for what is pending: nothing new is accepted.
     pub(super) is_paused: bool,
@@ -195,7 +196,7 @@ impl State {
         if self.is_paused || self.tail.buffered > limits.buffer {
             return Ok(Try::Busy);
         }
-        self.now = self.now.max(now);
+        self.now = now;
         let mut accepted = Vec::with_capacity(batch.len());
         let mut is_new = Vec::with_capacity(batch.len());
         let mut must_wait = false;
@@ -409,7 +410,7 @@ impl State {
         until: Timestamp,
     ) -> Result<(Vec<Taken>, Next), Error> {
         self.check_usable()?;
-        self.now = self.now.max(now);
+        self.now = now;
         let Some(&number) = self.lane_of.get(endpoint) else {
             return Ok((Vec::new(), Next::Announced));
         };
