@@ -1,12 +1,19 @@
 //! The command line: its shape and help. Values are checked by the commands.
 #![expect(clippy::doc_markdown, reason = "the comments are the help that a terminal shows")]
 
+mod past;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use postrider::config::HumanDuration;
 use postrider::{EventId, Timestamp};
+
+pub(crate) use past::{
+    Dead, DeadCommand, DeadPurge, DeadReplay, Deliveries, Enable, Events, Filters, How, Look,
+    Replay, Retry,
+};
 
 /// Delivers events to webhooks, files and the terminal, and never loses one.
 #[derive(Debug, Parser)]
@@ -42,6 +49,20 @@ pub(crate) enum Command {
     Check(Check),
     /// Accepts events and delivers them
     Publish(Publish),
+    /// Lists events, or shows one with its payload and attempts
+    Events(Events),
+    /// Lists deliveries, or shows one with its attempts
+    Deliveries(Deliveries),
+    /// Counts what was given up, by endpoint and reason; replays or purges it
+    Dead(Dead),
+    /// Makes single deliveries again
+    Retry(Retry),
+    /// Sends past events again
+    Replay(Replay),
+    /// Shows how deliveries went in the last hour, day and week
+    Stats,
+    /// Delivers again to an endpoint whose receiver said that it wants nothing any more
+    Enable(Enable),
     /// Prints the JSON Schema of the configuration
     Schema,
     /// Prints the reference of the configuration as Markdown

@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod output;
+mod table;
 
 use std::process::ExitCode;
 
@@ -105,6 +106,15 @@ fn main() -> ExitCode {
         Command::Init(init) => commands::init::run(&args, init, &output),
         Command::Check(check) => run_async(commands::check::run(&args, check, &output)),
         Command::Publish(publish) => run_async(commands::publish::run(&args, publish, &output)),
+        Command::Events(events) => run_async(commands::events::run(&args, events, &output)),
+        Command::Deliveries(deliveries) => {
+            run_async(commands::deliveries::run(&args, deliveries, &output))
+        }
+        Command::Dead(dead) => run_async(commands::dead::run(&args, dead, &output)),
+        Command::Retry(retry) => run_async(commands::retry::run(&args, retry, &output)),
+        Command::Replay(replay) => run_async(commands::replay::run(&args, replay, &output)),
+        Command::Stats => run_async(commands::stats::run(&args, &output)),
+        Command::Enable(enable) => run_async(commands::enable::run(&args, enable, &output)),
         Command::Schema => commands::schema::schema(&output),
         Command::ConfigReference => commands::schema::reference(&output),
     };

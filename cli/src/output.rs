@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
@@ -80,6 +80,11 @@ impl Output {
         }
     }
 
+    /// Whether nothing is wanted but errors.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// A warning, on stderr.
     pub(crate) fn warning(&self, message: impl fmt::Display) {
         if !self.quiet {
@@ -91,6 +96,21 @@ impl Output {
 /// An error, on stderr. Nobody is left to tell where that fails.
 pub(crate) fn error(message: impl fmt::Display) {
     let _ = writeln!(anstream::stderr(), "{ERROR}error:{ERROR:#} {message}");
+}
+
+/// Whether there is somebody to ask.
+pub(crate) fn can_ask() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// Asks on the terminal; anything but `y` or `yes` means no.
+pub(crate) fn ask(question: impl fmt::Display) -> io::Result<bool> {
+    let mut stderr = anstream::stderr();
+    write!(stderr, "{question} [y/N] ")?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().take(100).read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
 /// The mark before something that is well, or is not.

@@ -8,6 +8,7 @@ mod demo_events;
 mod docs;
 mod file;
 mod http;
+mod past;
 mod plugin;
 mod publish;
 mod stdout;

@@ -1,9 +1,17 @@
 //! The commands, one file each.
 
 pub(crate) mod check;
+pub(crate) mod dead;
+pub(crate) mod deliveries;
+pub(crate) mod enable;
+pub(crate) mod events;
 pub(crate) mod init;
+mod past;
 pub(crate) mod publish;
+pub(crate) mod replay;
+pub(crate) mod retry;
 pub(crate) mod schema;
+pub(crate) mod stats;
 
 use postrider::config::{Config, Loader};
 

@@ -1,7 +1,7 @@
 //! `postrider publish`: accepts events and delivers them.
 
 mod events;
-mod report;
+pub(super) mod report;
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -17,12 +17,24 @@ const PREFIX: &str = "gone/";
 const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
-struct Record {
+pub(super) struct Record {
     version: u32,
     #[serde(flatten)]
     gone: Gone,
     /// [`Endpoint::fingerprint`] then.
     fingerprint: Option<u16>,
+}
+
+impl Record {
+    /// What the receiver said, if nobody has touched the endpoint since: its settings are the same, and
+    /// it was not disabled.
+    pub(super) fn holds(self, endpoint: &Endpoint) -> Option<Gone> {
+        let is_changed = matches!(
+            (endpoint.fingerprint, self.fingerprint),
+            (Some(now), Some(then)) if now != then
+        );
+        (endpoint.enabled && !is_changed).then_some(self.gone)
+    }
 }
 
 fn key(endpoint: &EndpointId) -> String {
@@ -35,52 +47,47 @@ fn note(endpoint: &Endpoint, gone: Gone) -> Result<Note, Error> {
     Note::new(key(&endpoint.id), json)
 }
 
-/// Reads which of `endpoints` are gone, and removes the notes of those that somebody has touched
-/// since: settings that are others now, or an endpoint that was disabled.
+/// What receivers have said before, also those of endpoints that are not served now.
 ///
 /// # Errors
 /// Those of [`Store::notes`].
-pub(super) async fn load(
-    store: &dyn Store,
-    endpoints: &[Endpoint],
-) -> Result<HashMap<EndpointId, Gone>, Error> {
+pub(super) async fn load(store: &dyn Store) -> Result<HashMap<EndpointId, Record>, Error> {
+    let mut records = HashMap::new();
     if !store.capabilities().history {
-        return Ok(HashMap::new());
+        return Ok(records);
     }
-    let mut all = HashMap::new();
     for note in store.notes().await? {
         let Some(endpoint) = note.key.strip_prefix(PREFIX) else { continue };
         let Ok(endpoint) = endpoint.parse::<EndpointId>() else { continue };
         match serde_json::from_slice::<Record>(note.value.as_deref().unwrap_or_default()) {
             Ok(record) if record.version == VERSION => {
-                all.insert(endpoint, record);
+                records.insert(endpoint, record);
             }
             _ => {
                 tracing::warn!(%endpoint, "a note about this endpoint cannot be read; it is not held");
             }
         }
     }
-    let mut gone = HashMap::new();
-    for endpoint in endpoints {
-        let Some(record) = all.remove(&endpoint.id) else { continue };
-        let is_changed = matches!(
-            (endpoint.fingerprint, record.fingerprint),
-            (Some(now), Some(then)) if now != then
-        );
-        if endpoint.enabled && !is_changed {
-            let Gone { since, status, .. } = &record.gone;
-            tracing::warn!(
-                endpoint = %endpoint.id, %since, status,
-                "endpoint is held: its receiver wanted nothing any more"
-            );
-            gone.insert(endpoint.id.clone(), record.gone);
-        } else if let Err(error) = store.keep(Note::removed(key(&endpoint.id))).await {
-            // It is read, and found to be outdated, again the next time.
-            let error = error.chain();
-            tracing::warn!(endpoint = %endpoint.id, error, "an outdated note was not removed");
-        }
+    Ok(records)
+}
+
+/// The lane of an endpoint that was not served so far: held, if its receiver said so before and nobody
+/// has touched it since. Otherwise adds it to `touched`, if there is a note to forget.
+pub(super) fn lane(
+    endpoint: Endpoint,
+    records: &mut HashMap<EndpointId, Record>,
+    touched: &mut Vec<EndpointId>,
+) -> Lane {
+    let Some(record) = records.remove(&endpoint.id) else { return Lane::new(endpoint, None) };
+    let gone = record.holds(&endpoint);
+    match &gone {
+        Some(Gone { since, status, .. }) => tracing::warn!(
+            endpoint = %endpoint.id, %since, status,
+            "endpoint is held: its receiver wanted nothing any more"
+        ),
+        None => touched.push(endpoint.id.clone()),
     }
-    Ok(gone)
+    Lane::new(endpoint, gone)
 }
 
 /// Notes what the lane's receiver has said, if that still holds.

@@ -77,6 +77,9 @@ pub(crate) struct Shared {
     lanes: Mutex<HashMap<EndpointId, Arc<Lane>>>,
     /// Lanes of endpoints that were removed while their workers had calls under way.
     removed: Mutex<HashMap<EndpointId, Weak<Lane>>>,
+    /// What receivers of endpoints said that have not been served since the start; at most as many as
+    /// a store keeps notes.
+    records: Mutex<HashMap<EndpointId, hold::Record>>,
 }
 
 impl Shared {
@@ -123,12 +126,14 @@ impl Engine {
         endpoints: Vec<Endpoint>,
         delivers: bool,
     ) -> Result<Self, Error> {
-        let mut gone = hold::load(&*store, &endpoints).await?;
+        let mut records = hold::load(&*store).await?;
+        let mut touched = Vec::new();
         let (notes, inbox) = mpsc::channel(NOTES_MAX);
         let lanes = endpoints.into_iter().map(|endpoint| {
-            let gone = gone.remove(&endpoint.id);
-            (endpoint.id.clone(), Arc::new(Lane::new(endpoint, gone)))
+            let id = endpoint.id.clone();
+            (id, Arc::new(hold::lane(endpoint, &mut records, &mut touched)))
         });
+        let lanes = Mutex::new(lanes.collect());
         let in_flight_max = in_flight_max.clamp(1, Semaphore::MAX_PERMITS);
         let capabilities = store.capabilities();
         let shared = Arc::new(Shared {
@@ -147,9 +152,13 @@ impl Engine {
             abort: CancellationToken::new(),
             tasks: TaskTracker::new(),
             progress: watch::Sender::new(()),
-            lanes: Mutex::new(lanes.collect()),
+            lanes,
             removed: Mutex::default(),
+            records: Mutex::new(records),
         });
+        if !touched.is_empty() {
+            shared.tasks.spawn(hold::forget(Arc::clone(&shared), touched));
+        }
         if delivers {
             shared.tasks.spawn(dispatcher::run(Arc::clone(&shared), inbox));
         }
@@ -169,6 +178,8 @@ impl Engine {
             let mut lanes = self.shared.lanes();
             let mut removed = self.shared.removed();
             removed.retain(|_, lane| lane.strong_count() > 0);
+            let mut records =
+                self.shared.records.lock().expect("no code panics while it holds this lock");
             let mut kept: HashMap<EndpointId, Arc<Lane>> = HashMap::with_capacity(endpoints.len());
             for endpoint in endpoints {
                 let id = endpoint.id.clone();
@@ -194,7 +205,7 @@ impl Engine {
                             }
                             lane
                         }
-                        None => Arc::new(Lane::new(endpoint, None)),
+                        None => Arc::new(hold::lane(endpoint, &mut records, &mut touched)),
                     }
                 };
                 kept.insert(id, lane);

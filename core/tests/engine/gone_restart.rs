@@ -111,6 +111,18 @@ async fn touched_is_open_for_good() {
     }
 }
 
+/// An application may bring its endpoints after the start: they are held all the same.
+#[tokio::test(start_paused = true)]
+async fn stays_held_where_it_is_added_later() {
+    let (store, sink) = said_gone().await;
+    let bus = open(&store, []).await;
+    bus.set_endpoints(vec![endpoint(&sink)]).await.unwrap();
+    assert_eq!(bus.is_open(&a()), Some(false));
+    bus.set_endpoints(vec![]).await.unwrap();
+    bus.set_endpoints(vec![endpoint(&sink)]).await.unwrap();
+    assert_eq!(bus.is_open(&a()), Some(true), "taken out and put back is touched");
+}
+
 /// As within a process: disabling an endpoint and enabling it again opens it.
 #[tokio::test(start_paused = true)]
 async fn disabled_and_enabled_is_touched() {
@@ -118,6 +130,7 @@ async fn disabled_and_enabled_is_touched() {
     let off = Endpoint::builder("a", sink.clone()).enabled(false).build();
     let bus = open(&store, [off]).await;
     assert_eq!(bus.hold(&a()), Some(Hold::Disabled));
+    tokio::time::sleep(SECOND).await;
     let refused = bus.enable(&a()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Config);
     crash(bus).await;

@@ -74,7 +74,9 @@ fn is_test(file: &str) -> bool {
 
 /// The rooms of the core that only compute.
 fn is_pure(file: &str) -> bool {
-    ["event", "route", "retry", "delivery"].iter().any(|room| in_room(file, room))
+    ["event", "route", "retry", "delivery", "replay", "stats"]
+        .iter()
+        .any(|room| in_room(file, room))
 }
 
 /// The pure rooms and the two traits: what the engine stands on.

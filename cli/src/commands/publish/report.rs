@@ -14,7 +14,7 @@ use crate::output::{Output, mark};
 /// Lines of the account for people; what is alike is one line.
 const LINES_MAX: usize = 20;
 
-pub(super) struct Account {
+pub(in crate::commands) struct Account {
     endpoints: HashMap<EndpointId, Endpoint>,
     receipts: Vec<Receipt>,
     deliveries: Vec<Delivery>,
@@ -28,8 +28,14 @@ struct Endpoint {
 
 /// The document for machines.
 #[derive(Serialize)]
-pub(super) struct Document<'a> {
+pub(in crate::commands) struct Document<'a> {
     accepted: Vec<Accepted>,
+    deliveries: &'a [Delivery],
+}
+
+/// The document of a command that accepts nothing.
+#[derive(Serialize)]
+pub(in crate::commands) struct Deliveries<'a> {
     deliveries: &'a [Delivery],
 }
 
@@ -88,7 +94,7 @@ impl Stands {
 }
 
 impl Account {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(in crate::commands) fn new(config: &Config) -> Self {
         let endpoints = config.endpoints.iter().map(|endpoint| {
             let known = Endpoint {
                 name: endpoint.name.clone(),
@@ -100,16 +106,16 @@ impl Account {
         Self { endpoints: endpoints.collect(), receipts: Vec::new(), deliveries: Vec::new() }
     }
 
-    pub(super) fn accepted(&mut self, receipts: Vec<Receipt>) {
+    pub(in crate::commands) fn accepted(&mut self, receipts: Vec<Receipt>) {
         self.receipts.extend(receipts);
     }
 
     /// Of every accepted event; of one that was published twice, twice.
-    pub(super) fn deliveries(&self) -> Vec<DeliveryId> {
+    pub(in crate::commands) fn deliveries(&self) -> Vec<DeliveryId> {
         self.receipts.iter().flat_map(Receipt::deliveries).collect()
     }
 
-    pub(super) fn delivery(
+    pub(in crate::commands) fn delivery(
         &mut self,
         id: &DeliveryId,
         record: Option<DeliveryRecord>,
@@ -153,7 +159,7 @@ impl Account {
     }
 
     /// Tells people what was accepted, before the wait.
-    pub(super) fn show_accepted(&self, output: &Output) -> io::Result<()> {
+    pub(in crate::commands) fn show_accepted(&self, output: &Output) -> io::Result<()> {
         match &self.receipts[..] {
             [] => return Ok(()),
             [receipt] => output.line(format_args!("accepted {}", receipt.event()))?,
@@ -173,7 +179,7 @@ impl Account {
     }
 
     /// Tells people what became of the deliveries; those that are alike in one line.
-    pub(super) fn show_deliveries(&self, output: &Output) -> io::Result<()> {
+    pub(in crate::commands) fn show_deliveries(&self, output: &Output) -> io::Result<()> {
         let mut alike: BTreeMap<(&str, Stands, Option<&str>), (usize, u32)> = BTreeMap::new();
         for delivery in &self.deliveries {
             let key = (&*delivery.name, delivery.state, delivery.reason.as_deref());
@@ -199,7 +205,7 @@ impl Account {
         Ok(())
     }
 
-    pub(super) fn document(&self) -> Document<'_> {
+    pub(in crate::commands) fn document(&self) -> Document<'_> {
         let accepted = self.receipts.iter().map(|receipt| Accepted {
             id: receipt.event().to_string(),
             endpoints: receipt.endpoints().len(),
@@ -208,8 +214,13 @@ impl Account {
         Document { accepted: accepted.collect(), deliveries: &self.deliveries }
     }
 
+    /// As [`document`](Self::document), of a command that accepts nothing.
+    pub(in crate::commands) fn deliveries_document(&self) -> Deliveries<'_> {
+        Deliveries { deliveries: &self.deliveries }
+    }
+
     /// Why the command failed, if it did: something was given up, or ends with it.
-    pub(super) fn failure(&self, is_durable: bool) -> Option<String> {
+    pub(in crate::commands) fn failure(&self, is_durable: bool) -> Option<String> {
         let of = |states: &[Stands]| {
             let mut found =
                 self.deliveries.iter().filter(|delivery| states.contains(&delivery.state));

@@ -1,0 +1,51 @@
+//! `postrider retry`: makes single deliveries again.
+
+use std::time::Duration;
+
+use super::config;
+use super::past;
+use super::publish::report::Account;
+use crate::args::{Args, Retry};
+use crate::output::Output;
+use crate::{Exit, Failure};
+
+pub(crate) async fn run(args: &Args, retry: &Retry, output: &Output) -> Result<Exit, Failure> {
+    let config = config(args, output)?;
+    let mut account = Account::new(&config);
+    let bus = past::deliver(config, output).await?;
+    let mut made = Vec::new();
+    let mut refused = Vec::new();
+    for id in &retry.ids {
+        match bus.retry(id).await {
+            Ok(id) => made.push(id),
+            // The others are made all the same.
+            Err(error) => refused.push(error),
+        }
+    }
+    let is_interrupted = tokio::select! {
+        flushed = bus.flush(retry.wait()) => {
+            flushed?;
+            false
+        }
+        _ = tokio::signal::ctrl_c() => true,
+    };
+    for id in &made {
+        let is_open = bus.is_open(id.endpoint()).unwrap_or(false);
+        account.delivery(id, bus.delivery(id).await?, is_open);
+    }
+    bus.shutdown(Duration::ZERO).await?;
+
+    account.show_deliveries(output)?;
+    output.json(&account.deliveries_document())?;
+    if !refused.is_empty() {
+        let refused = refused.iter().map(|error| format!("failed to {}", error.chain()));
+        return Err(Failure::failed(refused.collect::<Vec<_>>().join("\n")));
+    }
+    if let Some(failure) = account.failure(true) {
+        return Err(Failure::failed(failure));
+    }
+    if is_interrupted {
+        return Err(Failure::failed("interrupted"));
+    }
+    Ok(Exit::Done)
+}
