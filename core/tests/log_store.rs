@@ -6,6 +6,7 @@ mod log_store {
     mod bus;
     mod crash;
     mod disk;
+    mod doctor;
     mod faults;
     mod ledger;
     mod model;

@@ -226,6 +226,20 @@ impl Disk {
         held as u64
     }
 
+    /// Removes a file behind the store's back.
+    pub(crate) fn lose(&self, name: &str) {
+        let mut inner = self.lock();
+        inner.names.remove(name).expect("a file that is there");
+        inner.durable_names.remove(name);
+    }
+
+    /// The bytes of every file.
+    pub(crate) fn contents(&self) -> BTreeMap<String, Vec<u8>> {
+        let inner = self.lock();
+        let names = inner.names.iter();
+        names.map(|(name, file)| (name.clone(), inner.contents[*file].now.clone())).collect()
+    }
+
     pub(crate) fn has(&self, name: &str) -> bool {
         self.lock().names.contains_key(name)
     }

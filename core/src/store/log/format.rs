@@ -33,6 +33,8 @@ pub(super) mod kind {
     pub(in super::super) const MARK: u8 = 5;
     /// Nothing follows in this segment.
     pub(in super::super) const END: u8 = 6;
+    /// Covers a stretch that was damaged and that a repair has given up.
+    pub(in super::super) const LOST: u8 = 31;
     /// The highest kind with a meaning, or reserved for one (replay jobs, statistics).
     pub(in super::super) const LAST: u8 = 31;
 }
@@ -217,6 +219,8 @@ pub(super) fn segment_number(name: &str) -> Option<u32> {
     (digits.len() == 10).then(|| digits.parse().ok())?
 }
 
+/// The name of the file that is locked.
+pub(super) const LOCK: &str = "lock";
 /// The checkpoint's name.
 pub(super) const CHECKPOINT: &str = "checkpoint";
 /// A checkpoint that is being written.

@@ -13,12 +13,14 @@
 //! | `tail` | the end of the log, before it is written |
 //! | `lane`, `dedup`, `cache`, `state` | what is owed, which ids are known, fresh events; under one lock |
 //! | `writer`, `checkpoint`, `forward`, `recovery` | writing, freeing, and opening again |
+//! | `doctor` | checking and salvaging a folder that is not open |
 //! | `read`, `store` | reading back; the [`Store`](super::Store) itself |
 
 mod cache;
 mod checkpoint;
 mod codec;
 mod dedup;
+pub mod doctor;
 mod files;
 mod format;
 mod forward;

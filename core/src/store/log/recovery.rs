@@ -15,8 +15,8 @@ use super::format::{
 };
 use super::index;
 use super::lane::{Lane, Tried};
-use super::record::{self, Base, Before, Moved, Name, Place};
-use super::segment::{Load, Segment, Walk};
+use super::record::{self, Base, Before, Moved, Name, Place, TYPE_LOST};
+use super::segment::{Load, Segment, TypesAfterLoss, Walk};
 use super::state::{State, note_settled};
 use crate::delivery::Decision;
 use crate::endpoint::EndpointId;
@@ -158,8 +158,12 @@ fn read_checkpoint(
     if headers.first().is_some_and(|(header, _)| header.store != checkpoint.store) {
         return refuse("the checkpoint belongs to another store");
     }
-    if !headers.iter().any(|(header, _)| header.number == checkpoint.place.segment) {
+    let number = checkpoint.place.segment;
+    let Some((_, file)) = headers.iter().find(|(header, _)| header.number == number) else {
         return refuse("the checkpoint names a segment that is not there");
+    };
+    if file.size()? < u64::from(checkpoint.place.offset) {
+        return refuse("the checkpoint tells of more than its segment holds");
     }
     recovery.checkpoint = true;
     Ok(Some(checkpoint))
@@ -330,10 +334,6 @@ impl<'a> Replay<'a> {
             }
         }
         state.tail.endpoints.extend(checkpoint.defined.iter().copied());
-        if let Some(segment) = state.segments.last() {
-            let types = segment.types.iter().cloned();
-            state.tail.types = types.zip(0..).collect();
-        }
     }
 
     /// Applies the records of a segment from `from` on; where the log may end in it, it does so at
@@ -353,10 +353,16 @@ impl<'a> Replay<'a> {
         let file = self.segment(header.number).file.clone().expect("it was opened");
         let bytes = read_range(&*file, u64::from(from), u64::MAX)?;
         let mut walk = Walk::new(&bytes, from, Seal { salt: header.salt, epoch });
+        let mut types = TypesAfterLoss::default();
         loop {
             let epoch = walk.seal.epoch;
             if let Some((offset, frame)) = walk.next() {
                 self.recovery.records += 1;
+                if types.cares(frame.kind) {
+                    let segment = self.segment(header.number);
+                    let base = segment.base();
+                    types.see(&frame, base, Arc::make_mut(&mut segment.types));
+                }
                 if frame.kind == kind::END {
                     self.segment(header.number).end = walk.offset();
                     self.commit(header.number);
@@ -376,6 +382,7 @@ impl<'a> Replay<'a> {
                 return Ok(());
             }
             self.commit(header.number);
+            types.lose();
             // What continued a run may be among what is lost.
             self.state.segments.moved_newest = None;
             let left = walk.rest().len() as u64;
@@ -392,6 +399,9 @@ impl<'a> Replay<'a> {
     /// The log ends here: what a crash left beyond is cut.
     fn end_log(&mut self, header: SegmentHeader, walk: &Walk<'_>) {
         let rest = walk.rest();
+        let segment = self.state.segments.get(header.number);
+        let types = segment.iter().flat_map(|segment| segment.types.iter().cloned()).zip(0..);
+        self.state.tail.types = types.filter(|(name, _)| *name != TYPE_LOST).collect();
         let is_torn = if header.recycled {
             walk.seal.begins(rest, walk.offset())
         } else {
@@ -482,6 +492,8 @@ impl<'a> Replay<'a> {
                 segment.note_copied(print, start.number);
                 self.apply_moved(place, bytes, start.number, &moved);
             }
+            // The rest of a batch may be among what a repair has given up.
+            kind::LOST => self.commit(place.segment),
             // Marks are the walk's affair. Kinds of a newer minor version are skipped.
             _ => {}
         }
@@ -504,9 +516,7 @@ impl<'a> Replay<'a> {
             }
             Name::Type(name) => {
                 let name: EventType = name.parse().map_err(|_| Malformed)?;
-                let place = self.segment(segment).types.len() as u32;
-                Arc::make_mut(&mut self.segment(segment).types).push(name.clone());
-                self.state.tail.types.insert(name, place);
+                Arc::make_mut(&mut self.segment(segment).types).push(name);
             }
         }
         Ok(())
@@ -634,7 +644,7 @@ impl<'a> Replay<'a> {
 
 /// Whether a valid record beyond this place tells that the log was synced past it: then what is
 /// here was durable and is damaged now. Otherwise a crash tore it.
-fn is_followed_by_proof(walk: &Walk<'_>) -> bool {
+pub(super) fn is_followed_by_proof(walk: &Walk<'_>) -> bool {
     let place = walk.offset();
     let mut probe = walk.clone();
     while probe.skip(TAIL_SEARCH_BYTES) {

@@ -190,12 +190,13 @@ impl Tail {
         if let Some(place) = self.types.get(name) {
             return *place;
         }
-        let place = self.types.len() as u32;
         self.append(kind::NAME, next_event, segments, |out, _| Name::Type(name.as_str()).put(out));
-        self.types.insert(name.clone(), place);
         let segment =
             segments.get_mut(self.place.segment).expect("the segment of the tail is listed");
+        // More than are in the map, where definitions were lost.
+        let place = segment.types.len() as u32;
         std::sync::Arc::make_mut(&mut segment.types).push(name.clone());
+        self.types.insert(name.clone(), place);
         place
     }
 }
