@@ -4,6 +4,7 @@
 mod log_store {
     mod basics;
     mod bus;
+    mod crafted;
     mod crash;
     mod disk;
     mod doctor;

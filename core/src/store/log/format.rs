@@ -12,6 +12,11 @@ pub(super) const MINOR: u16 = 0;
 
 const MAGIC: &[u8; 8] = b"PRIDELOG";
 
+/// No event has a higher number: sums of numbers do not overflow.
+pub(super) const EVENTS_MAX: u64 = 1 << 62;
+/// No place in a segment is further from its beginning.
+pub(super) const OFFSET_MAX: u32 = 1 << 31;
+
 /// Bytes of a segment's header; the first record follows it.
 pub(super) const SEGMENT_HEADER: u32 = 64;
 /// Bytes of a record's header.
@@ -103,7 +108,11 @@ impl SegmentHeader {
         if major != MAJOR {
             return Err(format!("it has format {major}, this program reads format {MAJOR}"));
         }
-        read(take).map_err(broken)
+        let header = read(take).map_err(broken)?;
+        if header.base > EVENTS_MAX {
+            return Err("the number of its first event is too high".to_owned());
+        }
+        Ok(header)
     }
 }
 
@@ -216,7 +225,9 @@ pub(super) fn index_name(number: u32) -> String {
 /// The number in the name of a segment's file.
 pub(super) fn segment_number(name: &str) -> Option<u32> {
     let digits = name.strip_suffix(".seg")?;
-    (digits.len() == 10).then(|| digits.parse().ok())?
+    let number: u32 = (digits.len() == 10).then(|| digits.parse().ok())??;
+    // Behind the last number there is none for the next segment.
+    (number < u32::MAX).then_some(number)
 }
 
 /// The name of the file that is locked.

@@ -24,6 +24,8 @@ pub mod doctor;
 mod files;
 mod format;
 mod forward;
+#[cfg(feature = "test-util")]
+pub mod fuzz;
 mod index;
 mod lane;
 mod read;

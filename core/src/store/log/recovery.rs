@@ -162,7 +162,8 @@ fn read_checkpoint(
     let Some((_, file)) = headers.iter().find(|(header, _)| header.number == number) else {
         return refuse("the checkpoint names a segment that is not there");
     };
-    if file.size()? < u64::from(checkpoint.place.offset) {
+    let places = u64::from(SEGMENT_HEADER)..=file.size()?;
+    if !places.contains(&u64::from(checkpoint.place.offset)) {
         return refuse("the checkpoint tells of more than its segment holds");
     }
     recovery.checkpoint = true;
@@ -193,6 +194,8 @@ struct Replay<'a> {
     recovery: Recovery,
     /// By endpoint number; `None` where its definition was not read (yet).
     endpoints: Vec<Option<EndpointId>>,
+    /// How many of them are known.
+    named: u32,
     /// Deliveries that were tried. By event here, as settlements name them; by time afterwards.
     waiting: HashMap<(u32, u64), (Timestamp, Tried)>,
     /// Ids of events below it are too many to be remembered.
@@ -215,7 +218,7 @@ struct Start {
     defined: Vec<u32>,
 }
 
-/// Most numbers that may be missing between two endpoints whose names are known.
+/// Most endpoints whose names may be lost.
 const ENDPOINTS_LOST_MAX: u32 = 1 << 16;
 
 impl<'a> Replay<'a> {
@@ -231,6 +234,7 @@ impl<'a> Replay<'a> {
             state: State::new(store, segment_bytes, cache_bytes),
             recovery,
             endpoints: Vec::new(),
+            named: 0,
             waiting: HashMap::new(),
             remember_from: 0,
             batch: Vec::new(),
@@ -333,6 +337,7 @@ impl<'a> Replay<'a> {
                 self.waiting.insert((number as u32, *event), (*due, *tried));
             }
         }
+        self.named = checkpoint.lanes.len() as u32;
         state.tail.endpoints.extend(checkpoint.defined.iter().copied());
     }
 
@@ -468,7 +473,9 @@ impl<'a> Replay<'a> {
             kind::NAME => self.apply_name(place.segment, Name::take(frame.body)?)?,
             kind::EVENT => {
                 let start = record::take_event_start(frame.body, base)?;
-                if start.number < next_event {
+                // An event takes more than a byte, so that its number is bounded by its place.
+                let is_near = |number: u64| number - base.event <= u64::from(place.offset);
+                if start.number < next_event || !is_near(start.number) {
                     return Err(Malformed);
                 }
                 self.state.next_event = start.number + 1;
@@ -487,6 +494,9 @@ impl<'a> Replay<'a> {
             kind::MOVED => {
                 let moved = record::take_moved(frame.body, base)?;
                 let start = record::take_event_start(moved.event, base)?;
+                if start.number >= next_event {
+                    return Err(Malformed);
+                }
                 let segment = self.segment(place.segment);
                 let print = format::fingerprint(segment.header.store, &start.id);
                 segment.note_copied(print, start.number);
@@ -503,11 +513,9 @@ impl<'a> Replay<'a> {
     fn apply_name(&mut self, segment: u32, name: Name<'_>) -> Decoded<()> {
         match name {
             Name::Endpoint(number, id) => {
-                if number > self.endpoints.len() as u32 + ENDPOINTS_LOST_MAX {
-                    return Err(Malformed);
-                }
                 let id: EndpointId = id.parse().map_err(|_| Malformed)?;
-                self.lane(number);
+                self.lane(number).ok_or(Malformed)?;
+                self.named += u32::from(self.endpoints[number as usize].is_none());
                 self.endpoints[number as usize] = Some(id);
                 self.state.tail.endpoints.insert(number);
                 if let Some(start) = &mut self.start {
@@ -522,29 +530,33 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// The lane of an endpoint number, made where it is not known.
-    fn lane(&mut self, number: u32) -> &mut Lane {
+    /// The lane of an endpoint number, made where it is not known. `None` where more names would be
+    /// lost than may be: garbage must not take memory.
+    fn lane(&mut self, number: u32) -> Option<&mut Lane> {
+        if number > self.named + ENDPOINTS_LOST_MAX {
+            return None;
+        }
         while self.state.lanes.len() <= number as usize {
             let placeholder = "lost".parse().expect("a valid endpoint id");
             self.state.lanes.push(Lane::new(placeholder));
             self.endpoints.push(None);
         }
-        &mut self.state.lanes[number as usize]
+        Some(&mut self.state.lanes[number as usize])
     }
 
     /// The batch is whole.
     fn commit(&mut self, segment: u32) {
         self.start = None;
         for event in std::mem::take(&mut self.batch) {
-            let known = self.endpoints.len() as u32 + ENDPOINTS_LOST_MAX;
-            let targets: Vec<u32> =
-                event.targets.into_iter().filter(|target| *target <= known).collect();
-            let count = targets.len() as u64;
+            let mut count = 0;
+            for target in event.targets {
+                if let Some(lane) = self.lane(target) {
+                    lane.insert_fresh(event.number);
+                    count += 1;
+                }
+            }
             if count > 0 {
                 self.state.add_load(segment, event.bytes, count, count);
-            }
-            for target in targets {
-                self.lane(target).insert_fresh(event.number);
             }
         }
     }
@@ -583,13 +595,13 @@ impl<'a> Replay<'a> {
         let mut owed = 0;
         for delivery in &moved.deliveries {
             self.take(delivery.target, event);
+            let Some(lane) = self.lane(delivery.target) else { continue };
             match delivery.decision {
-                None => self.lane(delivery.target).insert_fresh(event),
+                None => lane.insert_fresh(event),
                 Some(Decision::RetryAt(due)) => {
                     let before = Before { last: place, first: place };
                     let before = (!delivery.attempts.is_empty()).then_some(before);
                     let tried = Tried { attempts: delivery.attempts_made, before };
-                    self.lane(delivery.target);
                     self.waiting.insert((delivery.target, event), (due, tried));
                 }
                 Some(_) => continue,

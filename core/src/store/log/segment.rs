@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::codec::{Decoded, Put, Take};
+use super::codec::{Decoded, Malformed, Put, Take};
 use super::files::File;
-use super::format::{Frame, SEGMENT_HEADER, Seal, SegmentHeader};
+use super::format::{Frame, OFFSET_MAX, SEGMENT_HEADER, Seal, SegmentHeader};
 use super::record::{Base, Place, TYPE_LOST};
 use crate::event::EventType;
 use crate::time::Timestamp;
@@ -194,16 +194,19 @@ impl Segment {
 
     pub(super) fn take_index(&mut self, take: &mut Take<'_>) -> Decoded<()> {
         self.end = take.var_u32()?;
+        if self.end > OFFSET_MAX {
+            return Err(Malformed);
+        }
         self.last_time = Timestamp::from_millis(take.i64()?);
         let types = (0..take.count()?)
-            .map(|_| take.text()?.parse().map_err(|_| super::codec::Malformed))
+            .map(|_| take.text()?.parse().map_err(|_| Malformed))
             .collect::<Decoded<_>>()?;
         self.types = Arc::new(types);
         self.blocks = (0..take.count()?)
             .map(|_| {
                 let offset = take.var_u32()?;
                 let epoch = take.var_u32()?;
-                let event = self.header.base.wrapping_add(take.var()?);
+                let event = self.header.base + u64::from(take.var_u32()?);
                 let time = Timestamp::from_millis(take.i64()?);
                 let settled = if take.u8()? == 0 {
                     (u64::MAX, 0)
@@ -214,6 +217,11 @@ impl Segment {
                 Ok(Block { offset, epoch, event, time, settled })
             })
             .collect::<Decoded<_>>()?;
+        // Each follows the one before, and all lie within.
+        let follows = self.blocks.is_sorted_by(|a, b| a.offset < b.offset);
+        if !follows || self.blocks.last().is_some_and(|last| last.offset > self.end) {
+            return Err(Malformed);
+        }
         self.prints = (0..take.count()?).map(|_| take.u64()).collect::<Decoded<_>>()?;
         self.copied =
             (0..take.count()?).map(|_| Ok((take.u64()?, take.u64()?))).collect::<Decoded<_>>()?;
@@ -268,7 +276,7 @@ impl TypesAfterLoss {
             }
             kind::EVENT => Ok(frame.body),
             kind::MOVED => moved_event(frame.body),
-            _ => Err(super::codec::Malformed),
+            _ => Err(Malformed),
         };
         if let Ok(start) = event.and_then(|body| take_event_start(body, base)) {
             place_types(types, start.kind, self.just_defined);

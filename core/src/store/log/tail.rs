@@ -127,7 +127,7 @@ impl Tail {
 
     /// Tells apart what follows from what a crash may have left beyond the end.
     pub(super) fn begin_epoch(&mut self, next_event: u64, segments: &mut Segments) {
-        let epoch = self.seal.epoch + 1;
+        let epoch = self.seal.epoch.wrapping_add(1);
         self.append(kind::MARK, next_event, segments, |out, _| out.put_u32(epoch));
         self.seal.epoch = epoch;
         self.chunks.last_mut().expect("holds the mark").sync_after = true;
