@@ -105,6 +105,7 @@ fn main() -> ExitCode {
         Command::Init(init) => commands::init::run(&args, init, &output),
         Command::Check(check) => run_async(commands::check::run(&args, check, &output)),
         Command::Publish(publish) => run_async(commands::publish::run(&args, publish, &output)),
+        Command::Doctor(doctor) => commands::doctor::run(&args, doctor, &output),
         Command::Schema => commands::schema::schema(&output),
         Command::ConfigReference => commands::schema::reference(&output),
     };

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub(crate) mod check;
+pub(crate) mod doctor;
 pub(crate) mod init;
 pub(crate) mod publish;
 pub(crate) mod schema;
