@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Stats,
     /// Delivers again to an endpoint whose receiver said that it wants nothing any more
     Enable(Enable),
+    /// Checks a data folder that no process has open, and salvages a damaged one
+    Doctor(Doctor),
     /// Prints the JSON Schema of the configuration
     Schema,
     /// Prints the reference of the configuration as Markdown
@@ -84,6 +86,22 @@ pub(crate) struct Check {
     /// Asks each enabled endpoint whether it can be reached; sends no event
     #[arg(long)]
     pub(crate) connect: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Nothing in FOLDER is ever changed. Leftovers, and the torn end that a crash \
+                        leaves, are no damage.\n\
+                        Exit codes: 0 healthy, 1 damaged or it failed, 2 wrong usage or invalid \
+                        configuration."
+)]
+pub(crate) struct Doctor {
+    /// The data folder [default: bus.data_dir of the configuration]
+    #[arg(value_name = "FOLDER")]
+    pub(crate) folder: Option<PathBuf>,
+    /// Makes a new folder of everything that is whole, and lists what is not
+    #[arg(long, value_name = "INTO")]
+    pub(crate) repair: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -115,6 +115,7 @@ fn main() -> ExitCode {
         Command::Replay(replay) => run_async(commands::replay::run(&args, replay, &output)),
         Command::Stats => run_async(commands::stats::run(&args, &output)),
         Command::Enable(enable) => run_async(commands::enable::run(&args, enable, &output)),
+        Command::Doctor(doctor) => commands::doctor::run(&args, doctor, &output),
         Command::Schema => commands::schema::schema(&output),
         Command::ConfigReference => commands::schema::reference(&output),
     };

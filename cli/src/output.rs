@@ -118,6 +118,16 @@ pub(crate) fn mark(is_well: bool) -> String {
     if is_well { format!("{GOOD}✓{GOOD:#}") } else { format!("{ERROR}✗{ERROR:#}") }
 }
 
+/// Something that is neither well nor bad.
+pub(crate) fn note(text: &str) -> String {
+    format!("{WARNING}{text}{WARNING:#}")
+}
+
+/// Something that is bad.
+pub(crate) fn bad(text: &str) -> String {
+    format!("{ERROR}{text}{ERROR:#}")
+}
+
 /// Starts logging to stderr: warnings, or as `-q` and `-v` say.
 pub(crate) fn log(args: &Args) {
     let level = match (args.quiet, args.verbose) {

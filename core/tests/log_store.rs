@@ -5,7 +5,9 @@ mod log_store {
     mod asked;
     mod basics;
     mod bus;
+    mod crafted;
     mod crash;
+    mod doctor;
     mod every_call;
     mod faults;
     mod golden;

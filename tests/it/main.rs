@@ -6,6 +6,7 @@ mod crash;
 mod defaults;
 mod demo_events;
 mod docs;
+mod doctor;
 mod file;
 mod http;
 mod past;

@@ -4,6 +4,7 @@
 mod bench;
 mod codegen;
 mod demo;
+mod fuzz;
 mod process;
 mod programs;
 mod results;
@@ -34,6 +35,8 @@ cargo xtask COMMAND
   e2e [NAME]                  run the end-to-end tests whose name contains NAME
   bench [NAME] [--quick] [--json FILE]
                               run the benchmarks, each beside its limit
+  fuzz [TARGET] [--seconds N] look for inputs that break the log's recovery and the parsers, each
+                              target for N seconds (default 60)
   tidy                        check the house rules that can be read off the tree
   codegen [--check]           write the generated files, or check that they are current
   ci                          what CI runs: test
@@ -86,6 +89,7 @@ enum Command {
     Setup,
     EndToEnd { name: Option<String> },
     Bench(bench::Options),
+    Fuzz(fuzz::Options),
     Tidy,
     Codegen { check: bool },
 }
@@ -122,6 +126,7 @@ fn run(command: Command) -> Outcome {
         Command::Setup => setup::run(),
         Command::EndToEnd { name } => suite::run_end_to_end(name.as_deref()),
         Command::Bench(options) => bench::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Tidy => tidy::run(),
         Command::Codegen { check } => codegen::run(check, &codegen::build()?),
     }
@@ -143,6 +148,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Outcome<Command> {
         "setup" => Command::Setup,
         "e2e" => Command::EndToEnd { name: None },
         "bench" => Command::Bench(bench::Options::default()),
+        "fuzz" => Command::Fuzz(fuzz::Options::default()),
         "tidy" => Command::Tidy,
         "codegen" => Command::Codegen { check: false },
         other => return Err(Fail::Usage(format!("no command is named {other:?}"))),
@@ -166,6 +172,10 @@ fn parse(args: impl Iterator<Item = OsString>) -> Outcome<Command> {
             (Command::Bench(options), Long("json")) => {
                 options.json = Some(PathBuf::from(args.value()?));
             }
+            (Command::Fuzz(options), Value(value)) if options.target.is_none() => {
+                options.target = Some(value.string()?);
+            }
+            (Command::Fuzz(options), Long("seconds")) => options.seconds = args.value()?.parse()?,
             (Command::Codegen { check }, Long("check")) => *check = true,
             (_, other) => return Err(other.unexpected().into()),
         }
@@ -194,6 +204,8 @@ mod tests {
         check("ci", Command::Test { long: false });
         check("e2e http", Command::EndToEnd { name: Some("http".into()) });
         check("demo --help", Command::Help);
+        let fuzz = fuzz::Options { target: Some("record".into()), seconds: 5 };
+        check("fuzz record --seconds 5", Command::Fuzz(fuzz));
         let bench = bench::Options {
             name: Some("store".into()),
             quick: true,
@@ -215,6 +227,8 @@ mod tests {
             "e2e a b",
             "--keep",
             "tidy now",
+            "fuzz --seconds soon",
+            "fuzz a b",
         ] {
             assert!(matches!(parsed(line), Err(Fail::Usage(_))), "{line:?}");
         }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::programs::{self, Programs};
 use crate::results::{DocTests, Nextest, Tally, read_skip_log};
 use crate::scratch::Scratch;
-use crate::{Fail, Outcome, codegen, demo, process, say, setup, term, tidy};
+use crate::{Fail, Outcome, codegen, demo, fuzz, process, say, setup, term, tidy};
 
 /// Tests that lack a tool write `name<TAB>reason` to the file that this names.
 const SKIP_LOG: &str = "POSTRIDER_SKIP_LOG";
@@ -53,6 +53,7 @@ const STEPS: &[Step] = &[
     }),
     ("documentation", documentation),
     ("licences and sources", licences),
+    ("fuzzing", |run| fuzz::smoke(run.long, in_ci())),
 ];
 
 /// Runs every step, whatever the others do.

@@ -257,6 +257,20 @@ impl Disk {
         inner.contents[file].durable = now;
     }
 
+    /// Removes a file behind the store's back.
+    pub fn lose(&self, name: &str) {
+        let mut inner = self.lock();
+        inner.names.remove(name).expect("a file that is there");
+        inner.durable_names.remove(name);
+    }
+
+    /// The bytes of every file.
+    pub fn contents(&self) -> BTreeMap<String, Vec<u8>> {
+        let inner = self.lock();
+        let names = inner.names.iter();
+        names.map(|(name, file)| (name.clone(), inner.contents[*file].now.clone())).collect()
+    }
+
     /// Whether there is a file of this name.
     pub fn has(&self, name: &str) -> bool {
         self.lock().names.contains_key(name)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use postrider::delivery::{AttemptRecord, Cause, DeadReason, Decision, DeliveryId, State};
 use postrider::event::{Envelope, EventId};
-use postrider::store::{Accept, Lease, LogStore, Settled, Settlement, Store};
+use postrider::store::{Accept, EventRecord, Lease, LogStore, Settled, Settlement, Store};
 use postrider::testing::{Disk, sealed};
 use postrider::{EndpointId, Error, NewEvent, Timestamp};
 use tokio::task::JoinHandle;
@@ -278,6 +278,18 @@ impl Ledger {
         }
         ledger.asked = self.asked.as_before(&before.asked);
         ledger
+    }
+
+    /// What a store tells of every event that was published, by id; an error stays one.
+    pub(crate) async fn seen(&self, disk: &Disk) -> BTreeMap<EventId, Result<EventRecord, Error>> {
+        let store = open(disk, self.frees).unwrap();
+        let mut seen = BTreeMap::new();
+        for (event, _) in self.batches.iter().flat_map(|batch| &batch.events) {
+            if let Some(found) = store.event(event.id()).await.transpose() {
+                seen.insert(event.id().clone(), found);
+            }
+        }
+        seen
     }
 
     pub(crate) fn acknowledged(&self) -> usize {

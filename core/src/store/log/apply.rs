@@ -69,7 +69,7 @@ impl Replay<'_> {
                 continue;
             }
             self.take(target, event);
-            let lane = self.lane(target);
+            let Some(lane) = self.lane(target) else { continue };
             if delivery.run > 0 {
                 lane.begin_run(event, delivery.run);
             }

@@ -161,7 +161,7 @@ impl Block {
         Ok(Self {
             offset: take.var_u32()?,
             epoch: take.var_u32()?,
-            event: base.event.wrapping_add(take.var()?),
+            event: base.event + u64::from(take.var_u32()?),
             summary: Summary::take(take, base.time)?,
             settled: Ranges::take(take)?,
         })

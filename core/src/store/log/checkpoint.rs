@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use roaring::RoaringTreemap;
 
 use super::codec::{Decoded, Malformed, Put, Take};
-use super::format::{MAJOR, MINOR};
+use super::format::{EVENTS_MAX, MAJOR, MINOR};
 use super::lane::Tried;
 use super::notes::Notes;
 use super::record::{Before, Place};
@@ -162,16 +162,19 @@ pub(super) fn decode(bytes: &[u8]) -> Decoded<Option<Checkpoint>> {
     let place = take_place(&mut take)?;
     let epoch = take.u32()?;
     let next_event = take.u64()?;
+    if next_event > EVENTS_MAX {
+        return Err(Malformed);
+    }
     let now = Timestamp::from_millis(take.i64()?);
     let lanes = (0..take.count()?).map(|_| take_lane(&mut take)).collect::<Decoded<_>>()?;
     let segments = (0..take.count()?)
         .map(|_| {
             let number = take.u32()?;
             let load = Load {
-                events: take.var()?,
-                bytes: take.var()?,
-                deliveries: take.var()?,
-                owed: take.var()?,
+                events: take.var_u32()?.into(),
+                bytes: take.var_u32()?.into(),
+                deliveries: take.var_u32()?.into(),
+                owed: take.var_u32()?.into(),
             };
             Ok(CheckpointSegment { number, load })
         })
@@ -179,7 +182,8 @@ pub(super) fn decode(bytes: &[u8]) -> Decoded<Option<Checkpoint>> {
     let moved = (0..take.count()?)
         .map(|_| {
             let first = take.var()?;
-            let last = first.checked_add(take.var()?).ok_or(Malformed)?;
+            let last = first.checked_add(take.var()?).filter(|last| *last < EVENTS_MAX);
+            let last = last.ok_or(Malformed)?;
             Ok((first, MovedRun { last, place: take_place(&mut take)? }))
         })
         .collect::<Decoded<_>>()?;

@@ -7,6 +7,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::format::LOCK;
+
 /// One open file.
 pub trait File: Send + Sync + 'static {
     /// Reads at `offset` until `buffer` is full or the file ends; returns how much.
@@ -57,15 +59,24 @@ pub trait Files: Send + Sync + 'static {
 /// A folder of the operating system.
 pub(super) struct Folder {
     path: PathBuf,
+    is_read_only: bool,
 }
 
 impl Folder {
     pub(super) fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), is_read_only: false }
     }
-}
 
-impl Folder {
+    /// A folder in which nothing is changed: it is locked where its lock file is there, and changing
+    /// a file fails.
+    pub(super) fn read_only(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), is_read_only: true }
+    }
+
+    fn may_change(&self) -> io::Result<()> {
+        if self.is_read_only { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
+    }
+
     /// Makes the folder and what is missing above it, so that a power cut leaves them there.
     fn create(&self) -> io::Result<()> {
         let path = std::path::absolute(&self.path)?;
@@ -80,15 +91,25 @@ impl Folder {
     }
 }
 
-/// The name of the file that is locked.
-const LOCK: &str = "lock";
-
 impl Files for Folder {
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
-        self.create()?;
         let path = self.path.join(LOCK);
-        let mut lock =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let mut options = OpenOptions::new();
+        if self.is_read_only {
+            fs::read_dir(&self.path)?;
+            options.read(true);
+        } else {
+            self.create()?;
+            options.read(true).write(true).create(true).truncate(false);
+        }
+        let mut lock = match options.open(&path) {
+            Ok(lock) => lock,
+            // Whoever has a folder open has made it.
+            Err(error) if self.is_read_only && error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Box::new(()));
+            }
+            Err(error) => return Err(error),
+        };
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
@@ -107,8 +128,10 @@ impl Files for Folder {
             }
             Err(fs::TryLockError::Error(error)) => return Err(error),
         }
-        lock.set_len(0)?;
-        writeln!(lock, "{}", std::process::id())?;
+        if !self.is_read_only {
+            lock.set_len(0)?;
+            writeln!(lock, "{}", std::process::id())?;
+        }
         Ok(Box::new(lock))
     }
 
@@ -125,15 +148,17 @@ impl Files for Folder {
 
     fn open(&self, name: &str, new: bool) -> io::Result<Arc<dyn File>> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(new).truncate(new);
+        options.read(true).write(!self.is_read_only).create(new).truncate(new);
         Ok(Arc::new(options.open(self.path.join(name))?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.may_change()?;
         fs::rename(self.path.join(from), self.path.join(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.may_change()?;
         fs::remove_file(self.path.join(name))
     }
 

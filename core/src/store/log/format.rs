@@ -12,6 +12,11 @@ pub(super) const MINOR: u16 = 1;
 
 const MAGIC: &[u8; 8] = b"PRIDELOG";
 
+/// No event has a higher number: sums of numbers do not overflow.
+pub(super) const EVENTS_MAX: u64 = 1 << 62;
+/// No place in a segment is further from its beginning.
+pub(super) const OFFSET_MAX: u32 = 1 << 31;
+
 /// Bytes of a segment's header; the first record follows it.
 pub(super) const SEGMENT_HEADER: u32 = 64;
 /// Bytes of a record's header.
@@ -41,6 +46,8 @@ pub(super) mod kind {
     pub(in super::super) const NOTE: u8 = 9;
     /// What was counted of endpoints up to here.
     pub(in super::super) const TOTALS: u8 = 10;
+    /// Covers a stretch that was damaged and that a repair has given up.
+    pub(in super::super) const LOST: u8 = 31;
     /// The highest kind that a reader takes for a record.
     pub(in super::super) const LAST: u8 = 31;
 }
@@ -109,7 +116,11 @@ impl SegmentHeader {
         if major != MAJOR {
             return Err(format!("it has format {major}, this program reads format {MAJOR}"));
         }
-        read(take).map_err(broken)
+        let header = read(take).map_err(broken)?;
+        if header.base > EVENTS_MAX {
+            return Err("the number of its first event is too high".to_owned());
+        }
+        Ok(header)
     }
 }
 
@@ -222,9 +233,13 @@ pub(super) fn index_name(number: u32) -> String {
 /// The number in the name of a segment's file.
 pub(super) fn segment_number(name: &str) -> Option<u32> {
     let digits = name.strip_suffix(".seg")?;
-    (digits.len() == 10).then(|| digits.parse().ok())?
+    let number: u32 = (digits.len() == 10).then(|| digits.parse().ok())??;
+    // Behind the last number there is none for the next segment.
+    (number < u32::MAX).then_some(number)
 }
 
+/// The name of the file that is locked.
+pub(super) const LOCK: &str = "lock";
 /// The checkpoint's name.
 pub(super) const CHECKPOINT: &str = "checkpoint";
 /// A checkpoint that is being written.

@@ -10,7 +10,7 @@ use super::files::{Files, read_whole};
 use super::format::{MAJOR, MINOR, fingerprint, index_name, kind};
 use super::moved::moved_event;
 use super::record::{self, Name};
-use super::segment::{Segment, Walk};
+use super::segment::{Segment, TypesAfterLoss, Walk};
 use super::stands::Ended;
 
 const MAGIC: &[u8; 8] = b"PRIDEIDX";
@@ -28,7 +28,8 @@ pub(super) fn encode(segment: &Segment) -> Vec<u8> {
     out
 }
 
-fn decode(bytes: &[u8], segment: &mut Segment) -> Decoded<()> {
+/// Reads an index into its segment; `Malformed` where a byte is wrong or it is of another life.
+pub(super) fn decode(bytes: &[u8], segment: &mut Segment) -> Decoded<()> {
     let (bytes, crc) = bytes.split_last_chunk::<4>().ok_or(Malformed)?;
     if crc32c::crc32c(bytes) != u32::from_le_bytes(*crc) {
         return Err(Malformed);
@@ -65,7 +66,8 @@ pub(super) fn save(files: &dyn Files, segment: &Segment) {
     }
 }
 
-fn rebuild(segment: &mut Segment) -> io::Result<()> {
+/// Makes the index of a whole segment from its records.
+pub(super) fn rebuild(segment: &mut Segment) -> io::Result<()> {
     use super::format::{SEGMENT_HEADER, Seal};
     let Some(file) = segment.file.clone() else { return Ok(()) };
     let bytes = super::files::read_range(&*file, u64::from(SEGMENT_HEADER), u64::MAX)?;
@@ -73,14 +75,19 @@ fn rebuild(segment: &mut Segment) -> io::Result<()> {
     *segment = Segment::new(segment.header, Some(file));
     let seal = Seal { salt: segment.header.salt, epoch: 0 };
     let mut walk = Walk::new(&bytes, SEGMENT_HEADER, seal);
+    let mut types = TypesAfterLoss::default();
     while !walk.rest().is_empty() {
         let epoch = walk.seal.epoch;
         let Some((offset, frame)) = walk.next() else {
+            types.lose();
             if walk.skip(usize::MAX) {
                 continue;
             }
             break;
         };
+        if types.cares(frame.kind) {
+            types.see(&frame, base, std::sync::Arc::make_mut(&mut segment.types));
+        }
         let next = base.event + segment.prints.len() as u64;
         segment.touch(offset, epoch, next);
         segment.end = walk.offset();

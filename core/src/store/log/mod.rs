@@ -13,6 +13,7 @@
 //! | `tail` | the end of the log, before it is written |
 //! | `lane`, `dedup`, `cache`, `state` | what is owed, which ids are known, fresh events; under one lock |
 //! | `writer`, `checkpoint`, `forward`, `recovery` | writing, freeing, and opening again |
+//! | `doctor` | checking and salvaging a folder that is not open |
 //! | `read`, `store` | reading back; the [`Store`](super::Store) itself |
 
 mod apply;
@@ -20,11 +21,14 @@ mod block;
 mod cache;
 mod checkpoint;
 mod dedup;
+pub mod doctor;
 mod facts;
 mod files;
 mod find;
 mod format;
 mod forward;
+#[cfg(feature = "test-util")]
+pub mod fuzz;
 mod history;
 mod index;
 mod lane;

@@ -33,6 +33,9 @@ impl Base {
     }
 }
 
+/// Stands for a type whose definition is lost; nobody can publish it.
+pub(super) const TYPE_LOST: EventType = EventType::from_static("postrider.type-lost");
+
 /// What a [`kind::NAME`](super::format::kind::NAME) record defines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Name<'a> {
@@ -210,7 +213,8 @@ pub(super) fn take_event(body: &[u8], base: Base, types: &[EventType]) -> Decode
     let start = take_event_start(body, base)?;
     let mut take = start.rest;
     let has = |flag: u8| start.flags & flag != 0;
-    let kind = types.get(start.kind as usize).ok_or(Malformed)?.clone();
+    let kind = types.get(start.kind as usize).filter(|kind| **kind != TYPE_LOST);
+    let kind = kind.ok_or(Malformed)?.clone();
     let time = if has(flag::TIME) { base.time(&mut take)? } else { start.accepted_at };
     let key = if has(flag::KEY) { Some(take.text()?.into()) } else { None };
     let expires_at = if has(flag::EXPIRES) { Some(base.time(&mut take)?) } else { None };

@@ -17,8 +17,8 @@ use super::format::{
 use super::index;
 use super::lane::{Lane, Tried};
 use super::moved::take_moved;
-use super::record::{self, Base, Name, Place};
-use super::segment::{Load, Segment, Walk};
+use super::record::{self, Base, Name, Place, TYPE_LOST};
+use super::segment::{Load, Segment, TypesAfterLoss, Walk};
 use super::state::State;
 use crate::endpoint::EndpointId;
 use crate::error::{Error, ErrorKind};
@@ -161,8 +161,13 @@ fn read_checkpoint(
     if headers.first().is_some_and(|(header, _)| header.store != checkpoint.store) {
         return refuse("the checkpoint belongs to another store");
     }
-    if !headers.iter().any(|(header, _)| header.number == checkpoint.place.segment) {
+    let number = checkpoint.place.segment;
+    let Some((_, file)) = headers.iter().find(|(header, _)| header.number == number) else {
         return refuse("the checkpoint names a segment that is not there");
+    };
+    let places = u64::from(SEGMENT_HEADER)..=file.size()?;
+    if !places.contains(&u64::from(checkpoint.place.offset)) {
+        return refuse("the checkpoint tells of more than its segment holds");
     }
     recovery.checkpoint = true;
     Ok(Some(checkpoint))
@@ -192,6 +197,8 @@ pub(super) struct Replay<'a> {
     recovery: Recovery,
     /// By endpoint number; `None` where its definition was not read (yet).
     endpoints: Vec<Option<EndpointId>>,
+    /// How many of them are known.
+    named: u32,
     /// Deliveries that were tried. By event here, as settlements name them; by time afterwards.
     pub(super) waiting: HashMap<(u32, u64), (Timestamp, Tried)>,
     /// Ids of events below it are too many to be remembered.
@@ -214,7 +221,7 @@ struct Start {
     defined: Vec<u32>,
 }
 
-/// Most numbers that may be missing between two endpoints whose names are known.
+/// Most endpoints whose names may be lost.
 const ENDPOINTS_LOST_MAX: u32 = 1 << 16;
 
 impl<'a> Replay<'a> {
@@ -230,6 +237,7 @@ impl<'a> Replay<'a> {
             state: State::new(store, segment_bytes, cache_bytes),
             recovery,
             endpoints: Vec::new(),
+            named: 0,
             waiting: HashMap::new(),
             remember_from: 0,
             batch: Vec::new(),
@@ -337,11 +345,8 @@ impl<'a> Replay<'a> {
                 self.waiting.insert((number as u32, *event), (*due, *tried));
             }
         }
+        self.named = checkpoint.lanes.len() as u32;
         state.tail.endpoints.extend(checkpoint.defined.iter().copied());
-        if let Some(segment) = state.segments.last() {
-            let types = segment.types.iter().cloned();
-            state.tail.types = types.zip(0..).collect();
-        }
     }
 
     /// Applies the records of a segment from `from` on; where the log may end in it, it does so at
@@ -361,10 +366,16 @@ impl<'a> Replay<'a> {
         let file = self.segment(header.number).file.clone().expect("it was opened");
         let bytes = read_range(&*file, u64::from(from), u64::MAX)?;
         let mut walk = Walk::new(&bytes, from, Seal { salt: header.salt, epoch });
+        let mut types = TypesAfterLoss::default();
         loop {
             let epoch = walk.seal.epoch;
             if let Some((offset, frame)) = walk.next() {
                 self.recovery.records += 1;
+                if types.cares(frame.kind) {
+                    let segment = self.segment(header.number);
+                    let base = segment.base();
+                    types.see(&frame, base, Arc::make_mut(&mut segment.types));
+                }
                 if frame.kind == kind::END {
                     self.segment(header.number).end = walk.offset();
                     self.commit(header.number);
@@ -384,6 +395,7 @@ impl<'a> Replay<'a> {
                 return Ok(());
             }
             self.commit(header.number);
+            types.lose();
             // What continued a run may be among what is lost.
             self.state.segments.moved_newest = None;
             let left = walk.rest().len() as u64;
@@ -400,6 +412,9 @@ impl<'a> Replay<'a> {
     /// The log ends here: what a crash left beyond is cut.
     fn end_log(&mut self, header: SegmentHeader, walk: &Walk<'_>) {
         let rest = walk.rest();
+        let segment = self.state.segments.get(header.number);
+        let types = segment.iter().flat_map(|segment| segment.types.iter().cloned()).zip(0..);
+        self.state.tail.types = types.filter(|(name, _)| *name != TYPE_LOST).collect();
         let is_torn = if header.recycled {
             walk.seal.begins(rest, walk.offset())
         } else {
@@ -466,7 +481,9 @@ impl<'a> Replay<'a> {
             kind::NAME => self.apply_name(place.segment, Name::take(frame.body)?)?,
             kind::EVENT => {
                 let start = record::take_event_start(frame.body, base)?;
-                if start.number < next_event {
+                // An event takes more than a byte, so that its number is bounded by its place.
+                let is_near = |number: u64| number - base.event <= u64::from(place.offset);
+                if start.number < next_event || !is_near(start.number) {
                     return Err(Malformed);
                 }
                 self.state.next_event = start.number + 1;
@@ -485,6 +502,9 @@ impl<'a> Replay<'a> {
             kind::MOVED => {
                 let moved = take_moved(frame.body, base)?;
                 let start = record::take_event_start(moved.event, base)?;
+                if start.number >= next_event {
+                    return Err(Malformed);
+                }
                 index::note_copied(self.segment(place.segment), &start);
                 self.apply_moved(place, bytes, start.number, &moved);
             }
@@ -495,6 +515,8 @@ impl<'a> Replay<'a> {
                 self.state.notes.apply(note, place.segment);
             }
             kind::TOTALS => self.apply_totals(place, &facts::take_totals(frame.body)?),
+            // The rest of a batch may be among what a repair has given up.
+            kind::LOST => self.commit(place.segment),
             // Marks are the walk's affair. Kinds of a newer minor version are skipped.
             _ => {}
         }
@@ -504,11 +526,9 @@ impl<'a> Replay<'a> {
     fn apply_name(&mut self, segment: u32, name: Name<'_>) -> Decoded<()> {
         match name {
             Name::Endpoint(number, id) => {
-                if number > self.endpoints.len() as u32 + ENDPOINTS_LOST_MAX {
-                    return Err(Malformed);
-                }
                 let id: EndpointId = id.parse().map_err(|_| Malformed)?;
-                self.lane(number);
+                self.lane(number).ok_or(Malformed)?;
+                self.named += u32::from(self.endpoints[number as usize].is_none());
                 self.endpoints[number as usize] = Some(id);
                 self.state.tail.endpoints.insert(number);
                 if let Some(start) = &mut self.start {
@@ -517,37 +537,39 @@ impl<'a> Replay<'a> {
             }
             Name::Type(name) => {
                 let name: EventType = name.parse().map_err(|_| Malformed)?;
-                let place = self.segment(segment).types.len() as u32;
-                Arc::make_mut(&mut self.segment(segment).types).push(name.clone());
-                self.state.tail.types.insert(name, place);
+                Arc::make_mut(&mut self.segment(segment).types).push(name);
             }
         }
         Ok(())
     }
 
-    /// The lane of an endpoint number, made where it is not known.
-    pub(super) fn lane(&mut self, number: u32) -> &mut Lane {
+    /// The lane of an endpoint number, made where it is not known. `None` where more names would be
+    /// lost than may be: garbage must not take memory.
+    pub(super) fn lane(&mut self, number: u32) -> Option<&mut Lane> {
+        if number > self.named + ENDPOINTS_LOST_MAX {
+            return None;
+        }
         while self.state.lanes.len() <= number as usize {
             let placeholder = "lost".parse().expect("a valid endpoint id");
             self.state.lanes.push(Lane::new(placeholder));
             self.endpoints.push(None);
         }
-        &mut self.state.lanes[number as usize]
+        Some(&mut self.state.lanes[number as usize])
     }
 
     /// The batch is whole.
     fn commit(&mut self, segment: u32) {
         self.start = None;
         for event in std::mem::take(&mut self.batch) {
-            let known = self.endpoints.len() as u32 + ENDPOINTS_LOST_MAX;
-            let targets: Vec<u32> =
-                event.targets.into_iter().filter(|target| *target <= known).collect();
-            let count = targets.len() as u64;
+            let mut count = 0;
+            for target in event.targets {
+                if let Some(lane) = self.lane(target) {
+                    lane.insert_fresh(event.number);
+                    count += 1;
+                }
+            }
             if count > 0 {
                 self.state.add_load(segment, event.bytes, count, count);
-            }
-            for target in targets {
-                self.lane(target).insert_fresh(event.number);
             }
         }
     }
@@ -596,7 +618,7 @@ impl<'a> Replay<'a> {
 
 /// Whether a valid record beyond this place tells that the log was synced past it: then what is
 /// here was durable and is damaged now. Otherwise a crash tore it.
-fn is_followed_by_proof(walk: &Walk<'_>) -> bool {
+pub(super) fn is_followed_by_proof(walk: &Walk<'_>) -> bool {
     let place = walk.offset();
     let mut probe = walk.clone();
     while probe.skip(TAIL_SEARCH_BYTES) {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use roaring::RoaringTreemap;
 
 use super::block::{Block, Summary};
-use super::codec::{Decoded, Put, Take};
+use super::codec::{Decoded, Malformed, Put, Take};
 use super::files::File;
-use super::format::{Frame, SEGMENT_HEADER, Seal, SegmentHeader};
-use super::record::{Base, Place};
+use super::format::{Frame, OFFSET_MAX, SEGMENT_HEADER, Seal, SegmentHeader};
+use super::record::{Base, Place, TYPE_LOST};
 use crate::event::EventType;
 use crate::time::Timestamp;
 
@@ -18,6 +18,9 @@ use crate::time::Timestamp;
 const BLOCK_BYTES: u32 = 16 << 10;
 /// Most bytes that are read at once for a run of adjacent blocks.
 const EXTENT_BYTES_MAX: u32 = 1 << 20;
+
+/// Most types whose definitions may be lost in a row.
+const TYPES_LOST_MAX: usize = 1 << 12;
 
 /// One segment as it is kept in memory.
 pub(super) struct Segment {
@@ -205,9 +208,12 @@ impl Segment {
 
     pub(super) fn take_index(&mut self, take: &mut Take<'_>) -> Decoded<()> {
         self.end = take.var_u32()?;
+        if self.end > OFFSET_MAX {
+            return Err(Malformed);
+        }
         self.last_time = Timestamp::from_millis(take.i64()?);
         let types = (0..take.count()?)
-            .map(|_| take.text()?.parse().map_err(|_| super::codec::Malformed))
+            .map(|_| take.text()?.parse().map_err(|_| Malformed))
             .collect::<Decoded<_>>()?;
         self.types = Arc::new(types);
         let base = self.base();
@@ -221,11 +227,72 @@ impl Segment {
                 self.settled = (self.settled.0.min(low), self.settled.1.max(high));
             }
         }
+        // Each follows the one before, and all lie within.
+        let follows = self.blocks.is_sorted_by(|a, b| a.offset < b.offset);
+        if !follows || self.blocks.last().is_some_and(|last| last.offset > self.end) {
+            return Err(Malformed);
+        }
         self.prints = (0..take.count()?).map(|_| take.u64()).collect::<Decoded<_>>()?;
         self.copied =
             (0..take.count()?).map(|_| Ok((take.u64()?, take.u64()?))).collect::<Decoded<_>>()?;
         self.has_copied = !self.copied.is_empty();
         Ok(())
+    }
+}
+
+/// Puts the types that were just defined in the place that the event they were defined for names.
+/// Where definitions before them are lost, so are the places that those had: they are kept free.
+pub(super) fn place_types(types: &mut Vec<EventType>, named: u32, just_defined: usize) {
+    let missing = (named as usize + 1).saturating_sub(types.len());
+    if (1..=TYPES_LOST_MAX).contains(&missing) {
+        let at = types.len().saturating_sub(just_defined);
+        types.splice(at..at, std::iter::repeat_n(TYPE_LOST, missing));
+    }
+}
+
+/// Keeps the places of a segment's types right where records of it are lost: a type is defined just
+/// before the first event that has it, which tells the place.
+#[derive(Default)]
+pub(super) struct TypesAfterLoss {
+    has_loss: bool,
+    just_defined: usize,
+}
+
+impl TypesAfterLoss {
+    /// Records are lost here.
+    pub(super) fn lose(&mut self) {
+        self.has_loss = true;
+        self.just_defined = 0;
+    }
+
+    /// Whether a record of this kind is to be looked at.
+    pub(super) fn cares(&self, kind: u8) -> bool {
+        self.has_loss || kind == super::format::kind::LOST
+    }
+
+    /// Looks at a record before it is applied; `types` are those that are defined so far.
+    pub(super) fn see(&mut self, frame: &Frame<'_>, base: Base, types: &mut Vec<EventType>) {
+        use super::format::kind;
+        use super::moved::moved_event;
+        use super::record::{Name, take_event_start};
+        let event = match frame.kind {
+            kind::NAME => {
+                let is_type = matches!(Name::take(frame.body), Ok(Name::Type(_)));
+                self.just_defined += usize::from(is_type);
+                return;
+            }
+            kind::LOST => {
+                self.lose();
+                return;
+            }
+            kind::EVENT => Ok(frame.body),
+            kind::MOVED => moved_event(frame.body),
+            _ => Err(Malformed),
+        };
+        if let Ok(start) = event.and_then(|body| take_event_start(body, base)) {
+            place_types(types, start.kind, self.just_defined);
+        }
+        self.just_defined = 0;
     }
 }
 

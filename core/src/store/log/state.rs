@@ -561,7 +561,7 @@ impl State {
         let synced = self.tail.proof();
         self.tail.name_endpoint(leased.lane, id, next, &mut self.segments);
         let mut tried = leased.tried;
-        tried.attempts += u32::from(settlement.attempt.is_some());
+        tried.attempts = tried.attempts.saturating_add(settlement.attempt.is_some().into());
         let body = SettleBody {
             event: leased.event,
             target: leased.lane,

@@ -130,7 +130,7 @@ impl Tail {
 
     /// Tells apart what follows from what a crash may have left beyond the end.
     pub(super) fn begin_epoch(&mut self, next_event: u64, segments: &mut Segments) {
-        let epoch = self.seal.epoch + 1;
+        let epoch = self.seal.epoch.wrapping_add(1);
         self.append(kind::MARK, next_event, segments, |out, _| out.put_u32(epoch));
         self.seal.epoch = epoch;
         self.chunks.last_mut().expect("holds the mark").sync_after = true;
@@ -193,12 +193,13 @@ impl Tail {
         if let Some(place) = self.types.get(name) {
             return *place;
         }
-        let place = self.types.len() as u32;
         self.append(kind::NAME, next_event, segments, |out, _| Name::Type(name.as_str()).put(out));
-        self.types.insert(name.clone(), place);
         let segment =
             segments.get_mut(self.place.segment).expect("the segment of the tail is listed");
+        // More than are in the map, where definitions were lost.
+        let place = segment.types.len() as u32;
         std::sync::Arc::make_mut(&mut segment.types).push(name.clone());
+        self.types.insert(name.clone(), place);
         place
     }
 }
