@@ -12,7 +12,8 @@
 //! | `segment`, `index` | where in the segments an event or settlement is |
 //! | `tail` | the end of the log, before it is written |
 //! | `lane`, `dedup`, `cache`, `state` | what is owed, which ids are known, fresh events; under one lock |
-//! | `writer`, `checkpoint`, `forward`, `recovery` | writing, freeing, and opening again |
+//! | `writer`, `group` | writing, and waking who waited for it |
+//! | `checkpoint`, `forward`, `recovery` | freeing, and opening again |
 //! | `read`, `store` | reading back; the [`Store`](super::Store) itself |
 
 mod cache;
@@ -22,6 +23,7 @@ mod dedup;
 mod files;
 mod format;
 mod forward;
+mod group;
 mod index;
 mod lane;
 mod read;

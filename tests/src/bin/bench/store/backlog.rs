@@ -186,6 +186,8 @@ fn segments(folder: &Path) -> Result<Vec<String>, Failure> {
 /// MiB of log that are written after everything was settled, until the segments that held it are
 /// gone. Nothing is retained here.
 async fn freed_after(seed: u64) -> Result<f64, Failure> {
+    /// An event with the settlements of its two deliveries.
+    const BYTES: f64 = 436.0 + 2.0 * 20.0;
     let folder = tempfile::tempdir()?;
     let builder = builder(folder.path()).retention(Duration::ZERO).dedup_window(Duration::ZERO);
     let store = builder.open().await?;
@@ -209,8 +211,6 @@ async fn freed_after(seed: u64) -> Result<f64, Failure> {
         }
     }
     store.close().await?;
-    /// An event with the settlements of its two deliveries.
-    const BYTES: f64 = 436.0 + 2.0 * 20.0;
     Ok(f64::from(rounds) * BATCH as f64 * BYTES / f64::from(1 << 20))
 }
 
