@@ -83,8 +83,14 @@ impl BusBuilder {
     }
 
     /// Sets where events live. Default: a [`MemoryStore`] with its default limits.
-    pub fn store(mut self, store: impl Store) -> Self {
-        self.store = Some(Arc::new(store));
+    pub fn store(self, store: impl Store) -> Self {
+        self.store_shared(Arc::new(store))
+    }
+
+    /// [`store`](Self::store) for one that the application looks at too: what opening a
+    /// [`LogStore`] found, how many publishes share a sync.
+    pub fn store_shared(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(store);
         self
     }
 

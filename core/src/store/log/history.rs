@@ -4,14 +4,13 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 use super::facts::{Chosen, PurgeBody, ReplayBody, size_max};
 use super::format::{RECORD_HEADER, kind};
+use super::group::Member;
 use super::record;
 use super::segment::Segment;
 use super::stands::Ended;
-use super::state::{Limits, NAME_FIXED_MAX, Pending, State};
+use super::state::{Limits, NAME_FIXED_MAX, State};
 use super::store::Found;
 use crate::delivery::DeliveryId;
 use crate::error::{Error, ErrorKind};
@@ -23,8 +22,8 @@ pub(super) type Known<'a> = (&'a Target, Option<&'a Found>);
 
 /// What became of a try to change the past.
 pub(super) enum Change<T> {
-    /// Encoded; done once the receiver fires.
-    Wait(T, oneshot::Receiver<()>),
+    /// Encoded; done once the write is.
+    Wait(T, Member),
     /// Nothing to be written.
     Done(T),
     /// Try again when there is room in the buffer.
@@ -60,10 +59,8 @@ impl State {
         self.is_paused || self.tail.buffered > limits.buffer
     }
 
-    fn wait(&mut self) -> oneshot::Receiver<()> {
-        let (done, receiver) = oneshot::channel();
-        self.waiters.push(done);
-        receiver
+    fn wait(&mut self) -> Member {
+        self.group.get_or_insert_default().join()
     }
 
     /// Whether the newest delivery of an event is to be made yet. Costs what is leased where a lane
@@ -99,7 +96,7 @@ impl State {
         if self.is_busy(limits) {
             return Ok(Change::Busy);
         }
-        self.now = self.now.max(now);
+        self.now = now;
         let leases = self.leases.values().chain(&self.unreadable);
         let leased = leases.map(|lease| (lease.lane, lease.event)).collect();
         let mut plan = Plan::default();
@@ -131,7 +128,7 @@ impl State {
             self.owe_run(run);
         }
         self.replaying.extend(chosen);
-        self.pending.push(Pending::Runs(body.runs));
+        self.pending.runs.extend(body.runs);
         if let Some(note) = body.note {
             self.notes.apply(note, place.segment);
         }
@@ -207,7 +204,7 @@ impl State {
         if self.is_busy(limits) {
             return Ok(Change::Busy);
         }
-        self.now = self.now.max(now);
+        self.now = now;
         let (mut runs, mut names) = (Vec::new(), 0);
         let answers: Vec<Purged> = targets
             .iter()

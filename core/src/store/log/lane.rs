@@ -76,10 +76,11 @@ impl Lane {
     }
 
     pub(super) fn insert_fresh(&mut self, event: u64) {
-        // Nearly always the highest so far.
-        if self.fresh.try_push(event).is_ok() || self.fresh.insert(event) {
-            self.fresh_count += 1;
-        }
+        self.fresh_count += u64::from(self.fresh.insert(event));
+    }
+
+    pub(super) fn insert_fresh_range(&mut self, first: u64, last: u64) {
+        self.fresh_count += self.fresh.insert_range(first..=last);
     }
 
     pub(super) fn remove_fresh(&mut self, event: u64) -> bool {

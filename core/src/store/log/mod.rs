@@ -12,7 +12,8 @@
 //! | `segment`, `index` | where in the segments an event or settlement is |
 //! | `tail` | the end of the log, before it is written |
 //! | `lane`, `dedup`, `cache`, `state` | what is owed, which ids are known, fresh events; under one lock |
-//! | `writer`, `checkpoint`, `forward`, `recovery` | writing, freeing, and opening again |
+//! | `writer`, `group` | writing, and waking who waited for it |
+//! | `checkpoint`, `forward`, `recovery`, `apply` | freeing, and opening again |
 //! | `doctor` | checking and salvaging a folder that is not open |
 //! | `read`, `store` | reading back; the [`Store`](super::Store) itself |
 
@@ -29,6 +30,7 @@ mod format;
 mod forward;
 #[cfg(feature = "test-util")]
 pub mod fuzz;
+mod group;
 mod history;
 mod index;
 mod lane;

@@ -12,6 +12,7 @@ use super::cache::{Cache, Cached};
 use super::dedup::Dedup;
 use super::facts::Chosen;
 use super::format::{RECORD_HEADER, fingerprint, kind};
+use super::group::{Group, Member};
 use super::lane::{Lane, Leased, Tried};
 use super::notes::Notes;
 use super::record::{self, Before, EventHead, Place, SettleBody};
@@ -54,9 +55,10 @@ pub(super) struct State {
     /// Events below it are as durable as promised, and may be seen and claimed.
     pub(super) visible: u64,
     /// What was encoded and is not visible yet.
-    pub(super) pending: Vec<Pending>,
+    pub(super) pending: Pending,
     pub(super) pending_bytes: u64,
-    pub(super) waiters: Vec<oneshot::Sender<()>>,
+    /// Who waits for the next write; `None`: nobody.
+    pub(super) group: Option<Group>,
     /// Who waits until what is buffered can be read back.
     pub(super) readers: Vec<oneshot::Sender<()>>,
     pub(super) announced: Vec<EndpointId>,
@@ -78,15 +80,32 @@ pub(super) struct State {
 }
 
 /// What waits to become durable.
-pub(super) enum Pending {
-    Event {
-        number: u64,
-        segment: u32,
-        bytes: u32,
-        targets: Vec<u32>,
-    },
+#[derive(Default)]
+pub(super) struct Pending {
+    events: Vec<PendingEvent>,
+    /// The endpoints of each in turn.
+    targets: Vec<u32>,
     /// Deliveries made again.
-    Runs(Vec<Chosen>),
+    pub(super) runs: Vec<Chosen>,
+}
+
+struct PendingEvent {
+    number: u64,
+    segment: u32,
+    bytes: u32,
+    targets: usize,
+}
+
+impl Pending {
+    pub(super) fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.runs.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.events.clear();
+        self.targets.clear();
+        self.runs.clear();
+    }
 }
 
 /// What a publish may not exceed.
@@ -100,8 +119,8 @@ pub(super) struct Limits {
 
 /// What became of a try to accept.
 pub(super) enum Try {
-    /// Encoded; accepted once the receiver fires.
-    Wait(Vec<Accepted>, oneshot::Receiver<()>),
+    /// Encoded; accepted once the write is done.
+    Wait(Vec<Accepted>, Member),
     /// Nothing to be written.
     Done(Vec<Accepted>),
     /// These events must be read back first, to compare their ids.
@@ -141,9 +160,9 @@ impl State {
             cache: Cache::new(cache_bytes),
             next_event: 0,
             visible: 0,
-            pending: Vec::new(),
+            pending: Pending::default(),
             pending_bytes: 0,
-            waiters: Vec::new(),
+            group: None,
             readers: Vec::new(),
             announced: Vec::new(),
             now: Timestamp::MIN,
@@ -198,7 +217,6 @@ impl State {
         }
         self.now = now;
         let mut accepted = Vec::with_capacity(batch.len());
-        let mut is_new = Vec::with_capacity(batch.len());
         let mut must_wait = false;
         let mut unread = Vec::new();
         // Ids of this batch: only one with several events can hold one twice.
@@ -230,7 +248,6 @@ impl State {
                 inside.insert(accept.event.id(), earlier);
                 first = Some(Arc::clone(&batch[earlier].endpoints));
             }
-            is_new.push(first.is_none());
             accepted.push(match first {
                 Some(endpoints) => Accepted { endpoints, duplicate: true },
                 None => Accepted { endpoints: Arc::clone(&accept.endpoints), duplicate: false },
@@ -239,25 +256,31 @@ impl State {
         if !unread.is_empty() {
             return Ok(Try::Read(unread));
         }
-        let new = || batch.iter().zip(prints).zip(&is_new).filter(|(_, is_new)| **is_new);
+        let new = || batch.iter().zip(prints).zip(&accepted).filter(|(_, first)| !first.duplicate);
         if new().next().is_none() && !must_wait {
             return Ok(Try::Done(accepted));
         }
-        self.check_limits(new().map(|((accept, _), _)| accept), limits)?;
+        let mut targets = self.pending.targets.len();
+        let room = self.check_limits(new().map(|((accept, _), _)| accept), limits);
+        if room.is_err() {
+            self.pending.targets.truncate(targets);
+        }
+        self.tail.make_room(room?, self.next_event, self.now, &mut self.segments);
         let last = new().count();
         for (at, ((accept, print), _)) in new().enumerate() {
-            self.encode(accept, *print, now, at + 1 < last);
+            self.encode(accept, *print, targets, now, at + 1 < last);
+            targets += accept.endpoints.len();
         }
-        let (done, receiver) = oneshot::channel();
-        self.waiters.push(done);
-        Ok(Try::Wait(accepted, receiver))
+        Ok(Try::Wait(accepted, self.group.get_or_insert_default().join()))
     }
 
+    /// Returns the room that the events take in the log, and leaves their targets with what is
+    /// pending.
     fn check_limits<'a>(
         &mut self,
         new: impl Iterator<Item = &'a Accept>,
         limits: Limits,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         let (mut events, mut bytes, mut room, mut room_max) = (0_u64, 0_u64, 0, 0);
         for accept in new {
             let size = RECORD_HEADER as usize
@@ -272,6 +295,7 @@ impl State {
                 let name = NAME_FIXED_MAX + endpoint.as_str().len();
                 room_max += name;
                 let number = self.lane_number(endpoint);
+                self.pending.targets.push(number);
                 if !self.tail.endpoints.contains(number) {
                     room += name;
                 }
@@ -300,8 +324,7 @@ impl State {
             return Err(Error::new(ErrorKind::TooLarge, what));
         }
         self.check_backlog("accept an event", events, bytes, limits)?;
-        self.tail.make_room(room, self.next_event, self.now, &mut self.segments);
-        Ok(())
+        Ok(room)
     }
 
     /// Whether so much more may be owed.
@@ -312,7 +335,7 @@ impl State {
         bytes: u64,
         limits: Limits,
     ) -> Result<(), Error> {
-        let owed_events = self.segments.owed_events + self.pending.len() as u64;
+        let owed_events = self.segments.owed_events + self.pending.events.len() as u64;
         let owed_bytes = self.segments.owed_bytes + self.pending_bytes;
         if owed_events + events <= limits.events && owed_bytes + bytes <= limits.bytes {
             return Ok(());
@@ -325,16 +348,16 @@ impl State {
         Err(Error::new(ErrorKind::Full, what))
     }
 
-    fn encode(&mut self, accept: &Accept, print: u64, now: Timestamp, more: bool) {
+    /// `first` is where its targets begin among those of what is pending.
+    fn encode(&mut self, accept: &Accept, print: u64, first: usize, now: Timestamp, more: bool) {
         let number = self.next_event;
-        let targets: Vec<u32> =
-            accept.endpoints.iter().map(|endpoint| self.lane_number(endpoint)).collect();
+        let targets = &self.pending.targets[first..first + accept.endpoints.len()];
         let synced = self.tail.proof();
         let kind = self.tail.name_type(&accept.event.kind, number, &mut self.segments);
         for (target, endpoint) in targets.iter().zip(&*accept.endpoints) {
             self.tail.name_endpoint(*target, endpoint.as_str(), number, &mut self.segments);
         }
-        let head = EventHead { number, accepted_at: now, targets: &targets, kind, more, synced };
+        let head = EventHead { number, accepted_at: now, targets, kind, more, synced };
         let event = &accept.event;
         let place = self.tail.append(kind::EVENT, number, &mut self.segments, |out, base| {
             record::put_event(out, base, &head, event);
@@ -343,10 +366,11 @@ impl State {
         let segment = self.segments.get_mut(place.segment).expect("it was just appended to");
         segment.prints.push(print);
         segment.last_time = segment.last_time.max(now);
-        segment.note_event(&Summary::of(now, kind, &targets));
+        segment.note_event(&Summary::of(now, kind, targets));
         let bytes = segment.end - place.offset;
         self.pending_bytes += u64::from(bytes);
-        self.pending.push(Pending::Event { number, segment: place.segment, bytes, targets });
+        let targets = targets.len();
+        self.pending.events.push(PendingEvent { number, segment: place.segment, bytes, targets });
         self.dedup.insert(print, number);
         let cached = Cached {
             event: Arc::clone(event),
@@ -357,27 +381,42 @@ impl State {
     }
 
     /// What was pending is durable now: it may be seen. Returns whether somebody is to be woken.
-    pub(super) fn make_visible(&mut self, pending: Vec<Pending>) -> bool {
-        for pending in pending {
-            let (number, segment, bytes, targets) = match pending {
-                Pending::Event { number, segment, bytes, targets } => {
-                    (number, segment, bytes, targets)
-                }
-                Pending::Runs(runs) => {
-                    self.begin_runs(&runs);
-                    continue;
-                }
+    pub(super) fn make_visible(&mut self, pending: &Pending) -> bool {
+        let (mut events, mut targets) = (&pending.events[..], &pending.targets[..]);
+        while let Some(first) = events.first() {
+            // Neighbours nearly always go to the same endpoints: they are entered as one range.
+            let of_each = first.targets;
+            let to = &targets[..of_each];
+            let is_alike = |(at, event): &(usize, &PendingEvent)| {
+                event.segment == first.segment
+                    && event.targets == of_each
+                    && targets[at * of_each..][..of_each] == *to
             };
-            self.pending_bytes -= u64::from(bytes);
-            self.visible = number + 1;
-            let deliveries = targets.len() as u64;
-            if deliveries > 0 {
-                self.add_load(segment, bytes, deliveries, deliveries);
+            let (alike, rest) =
+                events.split_at(events.iter().enumerate().take_while(is_alike).count());
+            let bytes: u64 = alike.iter().map(|event| u64::from(event.bytes)).sum();
+            let last = first.number + alike.len() as u64 - 1;
+            self.pending_bytes -= bytes;
+            self.visible = last + 1;
+            if of_each > 0 {
+                self.segments.change_load(first.segment, |load| {
+                    load.events += alike.len() as u64;
+                    load.bytes += bytes;
+                    load.deliveries += (alike.len() * of_each) as u64;
+                    load.owed += (alike.len() * of_each) as u64;
+                });
             }
-            for target in targets {
-                self.insert_fresh(target, number);
+            for target in to {
+                let lane = &mut self.lanes[*target as usize];
+                lane.insert_fresh_range(first.number, last);
+                if std::mem::take(&mut lane.is_dry) {
+                    self.announced.push(lane.id.clone());
+                }
             }
+            targets = &targets[alike.len() * of_each..];
+            events = rest;
         }
+        self.begin_runs(&pending.runs);
         !self.announced.is_empty()
     }
 

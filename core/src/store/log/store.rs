@@ -272,10 +272,7 @@ impl LogStore {
             match tried {
                 Change::Done(answer) => return Ok(answer),
                 Change::Wait(answer, done) => {
-                    return match done.await {
-                        Ok(()) => Ok(answer),
-                        Err(_) => Err(self.failure(what)),
-                    };
+                    return if done.await { Ok(answer) } else { Err(self.failure(what)) };
                 }
                 Change::Busy => space.await,
             }
@@ -403,10 +400,16 @@ impl Store for LogStore {
             self.core.lock().check_usable()?;
             return Ok(Vec::new());
         }
-        let prints: Vec<u64> = batch
-            .iter()
-            .map(|accept| super::format::fingerprint(self.store, accept.event.id()))
-            .collect();
+        let print = |accept: &Accept| super::format::fingerprint(self.store, accept.event.id());
+        // The usual batch is one event: it costs no allocation.
+        let (one, many);
+        let prints: &[u64] = if let [accept] = &batch[..] {
+            one = [print(accept)];
+            &one
+        } else {
+            many = batch.iter().map(print).collect::<Vec<u64>>();
+            &many
+        };
         let mut known: HashMap<u64, Option<Cached>> = HashMap::new();
         // Only who found no room registers for it, and then looks again: room made in between is not
         // missed, and the usual publisher pays nothing.
@@ -414,7 +417,7 @@ impl Store for LogStore {
         loop {
             let tried = {
                 let mut state = self.core.lock();
-                let tried = state.accept(&batch, &prints, now, &known, self.limits());
+                let tried = state.accept(&batch, prints, now, &known, self.limits());
                 if matches!(tried, Ok(Try::Wait(..))) {
                     wake(&self.core, state);
                 }
@@ -424,9 +427,10 @@ impl Store for LogStore {
                 Ok(Try::Done(accepted)) => return Ok(accepted),
                 Ok(Try::Wait(accepted, done)) => {
                     space.set(None);
-                    return match done.await {
-                        Ok(()) => Ok(accepted),
-                        Err(_) => Err(self.failure("accept an event")),
+                    return if done.await {
+                        Ok(accepted)
+                    } else {
+                        Err(self.failure("accept an event"))
                     };
                 }
                 Ok(Try::Read(events)) => {

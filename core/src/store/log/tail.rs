@@ -42,6 +42,8 @@ pub(super) struct Tail {
     pub(super) types: HashMap<EventType, u32>,
     pub(super) chunks: Vec<Chunk>,
     pub(super) buffered: usize,
+    /// The memory of a chunk that was written, for the next one.
+    pub(super) spare: Vec<u8>,
     /// Up to where the log is known to be durable.
     pub(super) synced: Place,
     /// Bytes appended since the last checkpoint.
@@ -64,6 +66,7 @@ impl Tail {
             types: HashMap::new(),
             chunks: Vec::new(),
             buffered: 0,
+            spare: Vec::new(),
             synced: nowhere,
             since_checkpoint: 0,
         }
@@ -150,7 +153,7 @@ impl Tail {
                 opens: None,
                 segment: place.segment,
                 offset: place.offset,
-                bytes: Vec::new(),
+                bytes: std::mem::take(&mut self.spare),
                 sync_after: false,
             });
         }

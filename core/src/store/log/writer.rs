@@ -16,8 +16,9 @@ use super::format::{
     segment_name,
 };
 use super::forward;
+use super::group::Group;
 use super::index;
-use super::state::State;
+use super::state::{Pending, State};
 use super::tail::Chunk;
 use super::{Options, Sync};
 use crate::error::{Error, ErrorKind};
@@ -90,6 +91,9 @@ pub(super) struct Writer {
     /// A file ready to become a segment.
     spare: Option<Spare>,
     making_spare: Option<MakingSpare>,
+    /// The memory of what was written, for what comes next.
+    pending: Pending,
+    buffer: Vec<u8>,
     /// Held until the writer is gone.
     _lock: Box<dyn Send + std::marker::Sync>,
 }
@@ -143,7 +147,15 @@ impl Writer {
         // Whether an old spare is all zeros is not known.
         let has_spare = core.files.list()?.iter().any(|name| name == SPARE);
         let spare = has_spare.then_some(Spare::Used);
-        Ok(Self { core: Arc::clone(core), active, spare, making_spare: None, _lock: lock })
+        Ok(Self {
+            core: Arc::clone(core),
+            active,
+            spare,
+            making_spare: None,
+            pending: Pending::default(),
+            buffer: Vec::new(),
+            _lock: lock,
+        })
     }
 
     /// Works until the store is closed.
@@ -153,10 +165,9 @@ impl Writer {
         impl Drop for Guard {
             fn drop(&mut self) {
                 let mut state = self.0.lock();
-                if !state.is_closed {
-                    fail(&mut state, "the log's writer ended");
-                }
+                let lost = (!state.is_closed).then(|| fail(&mut state, "the log's writer ended"));
                 drop(state);
+                drop(lost);
                 self.0.space.notify_waiters();
             }
         }
@@ -181,7 +192,7 @@ impl Writer {
             }
             let mut deadline = None;
             if state.failed.is_none() {
-                let is_awaited = !state.waiters.is_empty() || !state.readers.is_empty();
+                let is_awaited = state.group.is_some() || !state.readers.is_empty();
                 if is_awaited || state.tail.buffered >= WRITE_BYTES {
                     return Work::Flush { sync: false };
                 }
@@ -238,13 +249,14 @@ impl Writer {
             return Err(());
         }
         let chunks = std::mem::take(&mut state.tail.chunks);
-        let pending = std::mem::take(&mut state.pending);
-        let waiters = std::mem::take(&mut state.waiters);
+        let pending = std::mem::replace(&mut state.pending, std::mem::take(&mut self.pending));
+        state.tail.spare = std::mem::take(&mut self.buffer);
+        let group = state.group.take();
         let readers = std::mem::take(&mut state.readers);
         let end = state.tail.place;
         state.tail.buffered = 0;
         state.buffered_since = None;
-        let sync = sync || (self.core.options.durability == Sync::Always && !waiters.is_empty());
+        let sync = sync || (self.core.options.durability == Sync::Always && group.is_some());
         drop(state);
 
         let has_written = chunks.iter().any(|chunk| !chunk.bytes.is_empty());
@@ -252,8 +264,9 @@ impl Writer {
         let mut state = self.core.lock();
         if let Err(error) = written {
             tracing::error!(error = error.chain(), "the log cannot be written; reopen the store");
-            fail(&mut state, &error.chain());
+            let lost = fail(&mut state, &error.chain());
             drop(state);
+            drop(lost);
             self.core.space.notify_waiters();
             return Err(());
         }
@@ -263,14 +276,19 @@ impl Writer {
         } else if has_written {
             state.unsynced_since.get_or_insert_with(Instant::now);
         }
-        let has_work = state.make_visible(pending);
+        let has_work = state.make_visible(&pending);
         drop(state);
+        self.pending = pending;
+        self.pending.clear();
         if has_work {
             self.core.work.notify_one();
         }
-        // A publisher or reader that went away does not mind.
-        for waiter in waiters.into_iter().chain(readers) {
-            let _ = waiter.send(());
+        if let Some(group) = group {
+            group.done();
+        }
+        // A reader that went away does not mind.
+        for reader in readers {
+            let _ = reader.send(());
         }
         self.core.space.notify_waiters();
         Ok(())
@@ -320,6 +338,10 @@ impl Writer {
             .file
             .write_at(&bytes, u64::from(offset))
             .and_then(|()| if sync_after { active.file.sync() } else { Ok(()) });
+        if bytes.capacity() <= WRITE_BYTES {
+            bytes.clear();
+            self.buffer = bytes;
+        }
         written.map_err(|error| self.failed("write", segment, error))
     }
 
@@ -576,16 +598,20 @@ impl Writer {
         }
         let mut state = self.core.lock();
         state.is_closed = true;
-        state.waiters.clear();
         state.readers.clear();
+        let lost = state.group.take();
+        drop(state);
+        drop(lost);
     }
 }
 
-/// From now on nothing is accepted: whoever waits learns that its event was not.
-fn fail(state: &mut State, why: &str) {
+/// From now on nothing is accepted: whoever waits learns that its event was not, once the state is
+/// let go and what is returned is dropped.
+#[must_use]
+fn fail(state: &mut State, why: &str) -> Option<Group> {
     state.failed.get_or_insert_with(|| why.into());
     state.pending.clear();
-    state.waiters.clear();
     state.readers.clear();
     state.tail.chunks.clear();
+    state.group.take()
 }

@@ -15,6 +15,7 @@ mod receiver;
 mod report;
 mod route;
 mod sinks;
+mod store;
 mod subscribe;
 
 use std::path::PathBuf;
@@ -26,7 +27,7 @@ use crate::report::Report;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const USAGE: &str = "usage: bench [NAME] [--quick] [--json FILE]";
-const NAMES: [&str; 4] = ["subscribe", "route", "file", "http"];
+const NAMES: [&str; 5] = ["subscribe", "route", "file", "http", "store"];
 
 /// What the command line asks for.
 #[derive(Default)]
@@ -48,8 +49,9 @@ struct Scale {
 fn main() -> ExitCode {
     let mut arguments = lexopt::Parser::from_env();
     let options = match parse(&mut arguments) {
-        Ok(Some(options)) => options,
-        Ok(None) => return receiver::main(),
+        Ok(Role::Measure(options)) => options,
+        Ok(Role::Receive) => return receiver::main(),
+        Ok(Role::Backlog(arguments)) => return store::backlog::main(&arguments),
         Err(error) => {
             eprintln!("bench: {error}\n{USAGE}");
             return ExitCode::from(2);
@@ -70,8 +72,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// `None`: this process is the receiver of another one's benchmark.
-fn parse(arguments: &mut lexopt::Parser) -> Result<Option<Options>, lexopt::Error> {
+/// What this process is for.
+enum Role {
+    Measure(Options),
+    /// It is the receiver of another one's benchmark.
+    Receive,
+    /// It has a large backlog for another one's benchmark.
+    Backlog(Vec<String>),
+}
+
+fn parse(arguments: &mut lexopt::Parser) -> Result<Role, lexopt::Error> {
     use lexopt::prelude::*;
 
     let mut options = Options::default();
@@ -79,7 +89,11 @@ fn parse(arguments: &mut lexopt::Parser) -> Result<Option<Options>, lexopt::Erro
         match argument {
             Long("quick") => options.quick = true,
             Long("json") => options.json = Some(arguments.value()?.into()),
-            Long(receiver::FLAG) => return Ok(None),
+            Long(receiver::FLAG) => return Ok(Role::Receive),
+            Long(store::backlog::FLAG) => {
+                let rest = arguments.raw_args()?.map(|argument| argument.string());
+                return Ok(Role::Backlog(rest.collect::<Result<_, _>>()?));
+            }
             Value(name) if options.name.is_none() => options.name = Some(name.string()?),
             other => return Err(other.unexpected()),
         }
@@ -89,7 +103,7 @@ fn parse(arguments: &mut lexopt::Parser) -> Result<Option<Options>, lexopt::Erro
         let known = NAMES.join(", ");
         return Err(format!("no benchmark is named {chosen:?}; there are {known}").into());
     }
-    Ok(Some(options))
+    Ok(Role::Measure(options))
 }
 
 async fn run(options: Options) -> Result<(), Failure> {
@@ -107,6 +121,7 @@ async fn run(options: Options) -> Result<(), Failure> {
             "route" => route::run(&mut report, scale, seed).await,
             "file" => file::run(&mut report, scale, seed).await,
             "http" => http::run(&mut report, scale, seed).await,
+            "store" => store::run(&mut report, scale, seed).await,
             _ => unreachable!("a name without a benchmark"),
         };
         ended.map_err(|failure| format!("measure {name:?}: {failure}"))?;

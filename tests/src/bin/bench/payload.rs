@@ -45,11 +45,20 @@ impl Event for Match {
 /// `count` matches of about 400 bytes of JSON, the model's URL signed as in the guide. All have the
 /// same length, so that a slice has the same bytes whichever of them it publishes.
 pub(crate) fn matches(count: usize, seed: u64) -> Vec<Match> {
+    signed_matches(count, 64, seed)
+}
+
+/// Matches of exactly 400 bytes.
+pub(crate) fn matches_of_400(count: usize, seed: u64) -> Vec<Match> {
+    signed_matches(count, 118, seed)
+}
+
+fn signed_matches(count: usize, signature: usize, seed: u64) -> Vec<Match> {
     let mut random = fastrand::Rng::with_seed(seed);
     (0..count)
         .map(|_| {
             let name = format!("ray_ban_{:06}", random.u32(0..1_000_000));
-            let signature: String = (0..64).map(|_| random.char('a'..='f')).collect();
+            let signature: String = (0..signature).map(|_| random.char('a'..='f')).collect();
             Match {
                 model_url: format!(
                     "https://jigu.s3.eu-west-1.wasabisys.com/{name}.glb?X-Amz-Date=20251130T143045Z\

@@ -10,25 +10,32 @@ use serde::Serialize;
 use crate::Scale;
 use crate::measure::{Pairs, Spread, Took};
 
-/// What a ratio should be.
+/// What a ratio to the limit, or a value itself, should be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Goal {
     AtMost(f64),
     AtLeast(f64),
+    ValueAtMost(f64),
+    ValueAtLeast(f64),
 }
 
 impl Goal {
-    fn is_met(self, ratio: f64) -> bool {
+    /// `None`: there is no ratio.
+    fn is_met(self, value: f64, ratio: Option<f64>) -> Option<bool> {
         match self {
-            Self::AtMost(bound) => ratio <= bound,
-            Self::AtLeast(bound) => ratio >= bound,
+            Self::AtMost(bound) => ratio.map(|ratio| ratio <= bound),
+            Self::AtLeast(bound) => ratio.map(|ratio| ratio >= bound),
+            Self::ValueAtMost(bound) => Some(value <= bound),
+            Self::ValueAtLeast(bound) => Some(value >= bound),
         }
     }
 
-    fn text(self) -> String {
+    fn text(self, unit: &str) -> String {
         match self {
             Self::AtMost(bound) => format!("<= {bound}"),
             Self::AtLeast(bound) => format!(">= {bound}"),
+            Self::ValueAtMost(bound) => format!("<= {bound} {unit}"),
+            Self::ValueAtLeast(bound) => format!(">= {bound} {unit}"),
         }
     }
 }
@@ -121,6 +128,20 @@ impl Report {
         self.row(bench, case.to_owned(), unit, pairs, rate, goal);
     }
 
+    /// One figure that is no slice's, with the limit's where there is one.
+    pub(crate) fn value(
+        &mut self,
+        bench: &'static str,
+        case: &str,
+        unit: &'static str,
+        value: f64,
+        limit: Option<f64>,
+        goal: Option<Goal>,
+    ) {
+        let ratio = limit.map(|limit| Spread::of([value / limit]));
+        self.push(bench, case.to_owned(), unit, value, limit.zip(ratio), goal);
+    }
+
     fn row(
         &mut self,
         bench: &'static str,
@@ -131,34 +152,41 @@ impl Report {
         goal: Option<Goal>,
     ) {
         let median = |slices: &[Took]| Spread::of(slices.iter().copied().map(&figure)).median;
-        let value = median(&pairs.subject);
-        let mut row =
-            Row { bench, case, value, unit, limit: None, ratio: None, goal: None, met: None };
-        let case = &row.case;
-        print!("  {case:<40} {value:>10.2} ");
-        if pairs.limit.is_empty() {
-            println!("{:>10}  {unit}", "-");
-        } else {
-            let limit = median(&pairs.limit);
+        let limit = (!pairs.limit.is_empty()).then(|| {
             let both = pairs.subject.iter().zip(&pairs.limit);
             let ratio = Spread::of(both.map(|(subject, limit)| figure(*subject) / figure(*limit)));
-            let shown = format!("{:.2} ({:.2}-{:.2})", ratio.median, ratio.low, ratio.high);
-            let met = goal.map(|goal| goal.is_met(ratio.median));
-            let judged = match (goal, met) {
-                (Some(goal), Some(true)) => format!("{} met", goal.text()),
-                (Some(goal), _) => format!("{} MISSED", goal.text()),
-                (None, _) => String::new(),
-            };
-            println!("{limit:>10.2}  {unit:<10} {shown:>20}  {judged}");
-            row = Row {
-                limit: Some(limit),
-                ratio: Some(ratio.median),
-                goal: goal.map(Goal::text),
-                met,
-                ..row
-            };
-        }
-        self.rows.push(row);
+            (median(&pairs.limit), ratio)
+        });
+        self.push(bench, case, unit, median(&pairs.subject), limit, goal);
+    }
+
+    fn push(
+        &mut self,
+        bench: &'static str,
+        case: String,
+        unit: &'static str,
+        value: f64,
+        limit: Option<(f64, Spread)>,
+        goal: Option<Goal>,
+    ) {
+        let ratio = limit.map(|(_, ratio)| ratio.median);
+        let met = goal.and_then(|goal| goal.is_met(value, ratio));
+        let goal = goal.map(|goal| goal.text(unit));
+        let judged = match (&goal, met) {
+            (Some(goal), Some(true)) => format!("{goal} met"),
+            (Some(goal), _) => format!("{goal} MISSED"),
+            (None, _) => String::new(),
+        };
+        let (beside, shown) = match limit {
+            None => ("-".to_owned(), String::new()),
+            Some((limit, Spread { low, median, high })) if low < high => {
+                (format!("{limit:.2}"), format!("{median:.2} ({low:.2}-{high:.2})"))
+            }
+            Some((limit, ratio)) => (format!("{limit:.2}"), format!("{:.2}", ratio.median)),
+        };
+        println!("  {case:<40} {value:>10.2} {beside:>10}  {unit:<10} {shown:>20}  {judged}");
+        let limit = limit.map(|(limit, _)| limit);
+        self.rows.push(Row { bench, case, value, unit, limit, ratio, goal, met });
     }
 
     /// Writes all rows as a JSON array.
