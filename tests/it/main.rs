@@ -11,4 +11,5 @@ mod http;
 mod plugin;
 mod publish;
 mod stdout;
+mod store;
 mod swap;
