@@ -23,6 +23,7 @@ fn configurations_are_valid() {
         ];
         let config = Config::loader()
             .registry(&postrider_sinks::registry())
+            .stores(&postrider_stores::registry())
             .text(Format::Toml, block)
             .environment_from(variables)
             .load();

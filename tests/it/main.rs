@@ -13,4 +13,5 @@ mod past;
 mod plugin;
 mod publish;
 mod stdout;
+mod store;
 mod swap;
