@@ -10,7 +10,8 @@ use postrider::store::log::doctor::Doctor;
 use postrider::store::log::{Files, fuzz};
 use postrider::store::{Settlement, Store};
 
-use super::disk::Disk;
+use postrider::testing::Disk;
+
 use super::ledger::{START, Workload, open};
 
 const NAME: u8 = 1;

@@ -7,9 +7,10 @@ use fastrand::Rng;
 use postrider::delivery::State;
 use postrider::store::log::Files;
 use postrider::store::log::doctor::{Doctor, Problem, Report, Salvage, Severity};
+use postrider::testing::Disk;
 
 use super::crash::{is_long, seed};
-use super::disk::Disk;
+
 use super::ledger::{Workload, open};
 
 fn examine(disk: &Disk) -> Report {
