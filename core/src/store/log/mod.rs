@@ -8,14 +8,16 @@
 //! | file | what it is for |
 //! |---|---|
 //! | `files` | the seam to the disk |
-//! | `format`, `record` | bytes: frames and checksums, what records hold (numbers: `crate::codec`) |
-//! | `segment`, `index` | where in the segments an event or settlement is |
+//! | `format` | bytes: frames and checksums (numbers: `crate::codec`) |
+//! | `record`, `moved`, `facts` | what records hold |
+//! | `segment`, `block`, `index` | where in the segments an event or settlement is, and what a stretch holds |
 //! | `tail` | the end of the log, before it is written |
-//! | `lane`, `dedup`, `cache`, `state` | what is owed, which ids are known, fresh events; under one lock |
+//! | `lane`, `stands`, `dedup`, `cache`, `state` | what is owed, how the rest ended, which ids are known, fresh events; under one lock |
+//! | `history`, `notes` | replay, purge and notes; what outlives its segment |
 //! | `writer`, `group` | writing, and waking who waited for it |
 //! | `checkpoint`, `forward`, `recovery`, `apply` | freeing, and opening again |
 //! | `doctor` | checking and salvaging a folder that is not open |
-//! | `read`, `store` | reading back; the [`Store`](super::Store) itself |
+//! | `read`, `look`, `find`, `store` | reading back, where deliveries stand, queries; the [`Store`](super::Store) itself |
 
 mod apply;
 mod block;
