@@ -118,12 +118,11 @@ impl Future for Member {
         if let Some(done) = shared.outcome() {
             return Poll::Ready(done);
         }
-        match *at {
-            Some(at) => waiting.wakers[at].clone_from(context.waker()),
-            None => {
-                *at = Some(waiting.wakers.len());
-                waiting.wakers.push(context.waker().clone());
-            }
+        if let Some(at) = *at {
+            waiting.wakers[at].clone_from(context.waker());
+        } else {
+            *at = Some(waiting.wakers.len());
+            waiting.wakers.push(context.waker().clone());
         }
         if waiting.runtime.is_none()
             // Only a runtime with workers of its own is sure to run the task that wakes the others.

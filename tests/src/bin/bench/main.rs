@@ -91,7 +91,7 @@ fn parse(arguments: &mut lexopt::Parser) -> Result<Role, lexopt::Error> {
             Long("json") => options.json = Some(arguments.value()?.into()),
             Long(receiver::FLAG) => return Ok(Role::Receive),
             Long(store::backlog::FLAG) => {
-                let rest = arguments.raw_args()?.map(|argument| argument.string());
+                let rest = arguments.raw_args()?.map(ValueExt::string);
                 return Ok(Role::Backlog(rest.collect::<Result<_, _>>()?));
             }
             Value(name) if options.name.is_none() => options.name = Some(name.string()?),

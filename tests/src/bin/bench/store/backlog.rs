@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use postrider::delivery::Decision;
 use postrider::store::{Accept, LogStore, LogStoreBuilder, Settlement, Store as _};
 use postrider::{EndpointId, Timestamp};
 
-use crate::measure::Spread;
+use crate::measure::{Spread, Stopwatch};
 use crate::payload::{Match, envelopes, matches_of_400};
 use crate::report::{Goal, Report};
 use crate::{Failure, Scale};
@@ -35,26 +34,33 @@ pub(crate) async fn run(report: &mut Report, scale: Scale, seed: u64) -> Result<
         let folder = tempfile::tempdir()?;
         let count = events / scale.divisor;
         let name = format!("{} million owed", count as f64 / 1e6);
-        let grown = run_child(&["owe", &count.to_string()], folder.path())?;
+        let [grown, _] = run_child("owe", count, folder.path())?;
         let goal = Some(Goal::ValueAtMost(most));
         report.value("store", &format!("memory, {name}"), "MB", grown, None, goal);
         if events != EVENTS[0] {
             continue;
         }
-        let used = allocated(folder.path())? as f64 / (count as f64 * PAYLOAD_BYTES);
+        let used = bytes_used(folder.path())? as f64 / (count as f64 * PAYLOAD_BYTES);
         let goal = Some(Goal::ValueAtMost(1.1));
         report.value("store", &format!("disk, {name}"), "x payload", used, None, goal);
 
-        let (mut opened, mut read) = (Vec::new(), Vec::new());
-        for _ in 0..=OPENINGS {
-            read.push(read_tail(folder.path())?);
-            opened.push(run_child(&["open", &count.to_string()], folder.path())?);
-        }
+        let (mut walls, mut cpus, mut reads) = (Vec::new(), Vec::new(), Vec::new());
         // The first pair warms up.
-        let (value, limit) = (Spread::of(opened.split_off(1)), Spread::of(read.split_off(1)));
+        for at in 0..=OPENINGS {
+            let read = read_tail(folder.path())?;
+            let [wall, cpu] = run_child("open", count, folder.path())?;
+            if at > 0 {
+                walls.push(wall);
+                cpus.push(cpu);
+                reads.push(read);
+            }
+        }
+        let (wall, limit) = (Spread::of(walls).median, Spread::of(reads).median);
         let goal = Some(Goal::ValueAtMost(200.0));
         let case = format!("reopen after an abort, {name}");
-        report.value("store", &case, "ms", value.median, Some(limit.median), goal);
+        report.value("store", &case, "ms", wall, Some(limit), goal);
+        let case = format!("{case}, cpu");
+        report.value("store", &case, "ms", Spread::of(cpus).median, None, None);
     }
     let freed = freed_after(seed).await?;
     let goal = Some(Goal::ValueAtMost(64.0));
@@ -62,8 +68,8 @@ pub(crate) async fn run(report: &mut Report, scale: Scale, seed: u64) -> Result<
     Ok(())
 }
 
-/// Has a process of its own do it, and takes its figure.
-fn run_child(arguments: &[&str], folder: &Path) -> Result<f64, Failure> {
+/// Has a process of its own do it, and takes its two figures.
+fn run_child(what: &str, count: usize, folder: &Path) -> Result<[f64; 2], Failure> {
     struct Running(Child);
     impl Drop for Running {
         fn drop(&mut self) {
@@ -72,17 +78,20 @@ fn run_child(arguments: &[&str], folder: &Path) -> Result<f64, Failure> {
         }
     }
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg(format!("--{FLAG}")).args(arguments).arg(folder).stdout(Stdio::piped());
+    command.arg(format!("--{FLAG}")).args([what, &count.to_string()]).arg(folder);
+    command.stdout(Stdio::piped());
     let mut child = Running(command.spawn()?);
     let stdout = child.0.stdout.take().ok_or("read the output of the process with a backlog")?;
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line)?;
-    Ok(line.trim().parse().map_err(|_| "have a process make a backlog: it failed")?)
+    let figures = line.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>();
+    let figures = figures.ok().and_then(|figures| <[f64; 2]>::try_from(figures).ok());
+    figures.ok_or_else(|| "have a process make a backlog: it failed".into())
 }
 
 /// The process with a backlog. It never closes its store.
 pub(crate) fn main(arguments: &[String]) -> ExitCode {
-    let work = || -> Result<f64, Failure> {
+    let work = || -> Result<[f64; 2], Failure> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let [what, count, folder] = arguments else { return Err("read its arguments".into()) };
         let (count, folder) = (count.parse()?, Path::new(folder));
@@ -92,8 +101,8 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
         }
     };
     match work() {
-        Ok(figure) => {
-            println!("{figure}");
+        Ok([first, second]) => {
+            println!("{first} {second}");
             // As a killed process leaves it: nothing is closed.
             std::process::exit(0);
         }
@@ -108,28 +117,28 @@ fn builder(folder: &Path) -> LogStoreBuilder {
     LogStore::builder(folder.join("log")).backlog_events_max(u64::MAX)
 }
 
-/// By how many MB memory grows while so many events for two endpoints become owed.
-async fn owe(folder: &Path, count: usize) -> Result<f64, Failure> {
+/// By how many MB memory grows while so many events for two endpoints become owed, and to how many.
+async fn owe(folder: &Path, count: usize) -> Result<[f64; 2], Failure> {
     let events = matches_of_400(BATCH, 1);
     let before = resident_mb()?;
     let store = builder(folder).open().await?;
     for _ in 0..count / BATCH {
         store.accept(batch(&events)?, SystemClock.now()).await?;
     }
-    let grown = resident_mb()? - before;
+    let after = resident_mb()?;
     std::mem::forget(store);
-    Ok(grown)
+    Ok([after - before, after])
 }
 
-/// How many milliseconds it takes to open it.
-fn open(folder: &Path, count: usize) -> Result<f64, Failure> {
-    let started = Instant::now();
+/// How many milliseconds it takes to open it, and how many of CPU time.
+fn open(folder: &Path, count: usize) -> Result<[f64; 2], Failure> {
+    let watch = Stopwatch::start();
     let store = builder(folder).open_blocking()?;
-    let took = started.elapsed();
+    let took = watch.stop();
     let owed = store.recovery().owed;
     std::mem::forget(store);
     if owed == count as u64 * 2 {
-        Ok(took.as_secs_f64() * 1e3)
+        Ok([took.wall, took.cpu].map(|took| took.as_secs_f64() * 1e3))
     } else {
         Err(format!("count: {} deliveries should be owed, {owed} are", count * 2).into())
     }
@@ -148,16 +157,20 @@ fn resident_mb() -> Result<f64, Failure> {
     Ok(kilobytes.parse::<f64>()? * 1024.0 / 1e6)
 }
 
-/// Bytes on disk of a log, without the spare file, which is there once however much is owed.
-fn allocated(folder: &Path) -> Result<u64, Failure> {
-    let mut blocks = 0;
-    for entry in fs::read_dir(folder.join("log"))? {
+/// Bytes of a log on disk. What is kept ready ahead of it is there once, however much is owed, and not
+/// counted: the spare file, and the zeros at the end of the last segment.
+fn bytes_used(folder: &Path) -> Result<u64, Failure> {
+    let folder = folder.join("log");
+    let mut bytes = 0;
+    for entry in fs::read_dir(&folder)? {
         let entry = entry?;
         if !entry.file_name().to_string_lossy().starts_with("spare") {
-            blocks += entry.metadata()?.blocks();
+            bytes += entry.metadata()?.len();
         }
     }
-    Ok(blocks * 512)
+    let last = fs::read(folder.join(segments(&folder)?.pop().ok_or("find the last segment")?))?;
+    let zeros = last.iter().rev().take_while(|byte| **byte == 0).count();
+    Ok(bytes - zeros as u64)
 }
 
 /// The limit of opening: how many milliseconds it takes to read the checkpoint and the last segment.
@@ -175,7 +188,8 @@ fn segments(folder: &Path) -> Result<Vec<String>, Failure> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".seg") && !name.starts_with("spare") && !name.starts_with("segment") {
+        let number = name.strip_suffix(".seg");
+        if number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit())) {
             names.push(name);
         }
     }

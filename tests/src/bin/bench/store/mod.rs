@@ -1,4 +1,5 @@
-//! The embedded store beside what the disk, or memory, does at best; and SQLite as the neighbour.
+//! The embedded store beside what the disk, or memory, does at best; and `SQLite` as the
+//! neighbour.
 
 pub(crate) mod backlog;
 mod latency;

@@ -1,5 +1,5 @@
-//! The neighbour: the same events and deliveries in SQLite, one transaction for each batch, without a
-//! thread to hand them to.
+//! The neighbour: the same events and deliveries in `SQLite`, one transaction for each batch, without
+//! a thread to hand them to.
 
 use std::path::Path;
 use std::sync::Arc;
