@@ -2,11 +2,14 @@
 //! nothing acknowledged is lost, wherever a crash or a failing disk stops it.
 
 mod log_store {
+    mod asked;
     mod basics;
     mod bus;
     mod crash;
     mod disk;
     mod faults;
+    mod golden;
+    mod history;
     mod ledger;
     mod model;
 }

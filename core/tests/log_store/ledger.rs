@@ -12,10 +12,11 @@ use postrider::testing::sealed;
 use postrider::{EndpointId, Error, NewEvent, Timestamp};
 use tokio::task::JoinHandle;
 
+use super::asked::Asked;
 use super::disk::Disk;
 
 pub(crate) const START: Timestamp = Timestamp::from_millis(1_764_513_045_123);
-const ENDPOINTS: [&str; 3] = ["a", "b", "c"];
+pub(crate) const ENDPOINTS: [&str; 3] = ["a", "b", "c"];
 
 /// Events that were published together.
 #[derive(Clone)]
@@ -32,6 +33,7 @@ pub(crate) struct Ledger {
     settled: HashMap<DeliveryId, Decision>,
     /// Attempts that were settled.
     attempts: HashMap<DeliveryId, u32>,
+    pub(crate) asked: Asked,
     /// Whether settled events may be gone.
     frees: bool,
 }
@@ -42,7 +44,7 @@ pub(crate) struct Workload {
     pub(crate) store: Arc<LogStore>,
     pub(crate) ledger: Ledger,
     pub(crate) rng: Rng,
-    now: Timestamp,
+    pub(crate) now: Timestamp,
     publishing: Vec<(usize, JoinHandle<Result<(), Error>>)>,
     leases: Vec<Lease>,
     pub(crate) frees: bool,
@@ -124,6 +126,13 @@ impl Workload {
         errors
     }
 
+    /// The id of an event that was acknowledged.
+    pub(crate) fn some_event(&mut self) -> Option<EventId> {
+        let sure = self.ledger.batches.iter().filter(|batch| batch.is_acknowledged);
+        let events: Vec<_> = sure.flat_map(|batch| &batch.events).collect();
+        self.rng.choice(events).map(|(event, _)| event.id().clone())
+    }
+
     async fn claim(&mut self) -> Result<(), Error> {
         let endpoint: EndpointId = ENDPOINTS[self.rng.usize(0..3)].parse().unwrap();
         let max = self.rng.usize(1..20);
@@ -179,7 +188,10 @@ impl Workload {
     /// Does something. Fails where the store does.
     pub(crate) async fn act(&mut self) -> Result<(), Error> {
         self.now = self.now.after(Duration::from_millis(self.rng.u64(0..5000)));
-        match self.rng.u8(0..12) {
+        match self.rng.u8(0..15) {
+            12 => self.replay().await?,
+            13 => self.purge().await?,
+            14 => self.keep().await?,
             0..4 => self.publish(),
             4..6 => self.claim().await?,
             6..8 => self.settle().await?,
@@ -235,6 +247,10 @@ impl Workload {
             }
         }
         self.ledger.batches = known;
+        for id in self.ledger.asked.settle_on(&self.store).await {
+            self.ledger.settled.remove(&id);
+            self.ledger.attempts.remove(&id);
+        }
         // Settlements that were not written yet are lost with the process: what the log tells now
         // holds from here on.
         let settled: Vec<DeliveryId> = self.ledger.settled.keys().cloned().collect();
@@ -261,6 +277,7 @@ impl Ledger {
             batch.is_acknowledged =
                 before.batches.get(at).is_some_and(|before| before.is_acknowledged);
         }
+        ledger.asked = self.asked.as_before(&before.asked);
         ledger
     }
 
@@ -307,6 +324,7 @@ impl Ledger {
         for batch in &self.batches {
             self.check_batch(&store, batch, &mut seen).await?;
         }
+        self.asked.check_notes(&store).await?;
         self.check_claims(&store, &seen).await
     }
 
@@ -321,9 +339,9 @@ impl Ledger {
             let id = event.id();
             let found = store.event(id).await.map_err(|error| format!("look: {error:?}"))?;
             let Some(found) = found else {
-                let mut settled = endpoints.iter().map(|endpoint| {
-                    self.settled.contains_key(&DeliveryId::new(endpoint.clone(), id.clone()))
-                });
+                let first = endpoints.iter().map(|e| DeliveryId::new(e.clone(), id.clone()));
+                let made = first.chain(self.asked.made_of(id).cloned());
+                let mut settled = made.map(|delivery| self.settled.contains_key(&delivery));
                 // Of which nothing is owed may be freed at once, before its publisher is answered.
                 freed += usize::from(self.frees && settled.all(|settled| settled));
                 continue;
@@ -333,12 +351,17 @@ impl Ledger {
                 return Err(format!("event {id} came back altered"));
             }
             seen.events.insert(id.clone());
-            let promised: Vec<_> = found.deliveries.iter().map(|d| d.id.endpoint()).collect();
+            self.asked.check_event(&found)?;
+            let first = found.deliveries.iter().filter(|delivery| delivery.id.run() == 0);
+            let promised: Vec<_> = first.map(|delivery| delivery.id.endpoint()).collect();
             if promised != endpoints.iter().collect::<Vec<_>>() {
                 return Err(format!("event {id} goes to {promised:?}, not to {endpoints:?}"));
             }
+            let newest: BTreeMap<EndpointId, u32> =
+                found.deliveries.iter().map(|d| (d.id.endpoint().clone(), d.id.run())).collect();
             for delivery in found.deliveries {
-                self.check_delivery(delivery, seen)?;
+                let newest = newest[delivery.id.endpoint()];
+                self.check_delivery(delivery, newest, seen)?;
             }
         }
         let all = batch.events.len();
@@ -356,6 +379,7 @@ impl Ledger {
     fn check_delivery(
         &self,
         delivery: postrider::store::DeliveryRecord,
+        newest: u32,
         seen: &mut Seen,
     ) -> Result<(), String> {
         let id = &delivery.id;
@@ -364,7 +388,9 @@ impl Ledger {
             return Err(format!("{id}: {} attempts, {made} were made", delivery.attempts_made));
         }
         let kept = delivery.attempts.len() as u32;
-        if kept != delivery.attempts_made.min(16) {
+        // An event that was copied forward keeps the attempts of the two newest runs.
+        let is_old = id.run() + 2 <= newest && kept == 0;
+        if kept != delivery.attempts_made.min(16) && !is_old {
             return Err(format!("{id}: {kept} attempts kept of {}", delivery.attempts_made));
         }
         let expect = match self.settled.get(id) {
@@ -377,6 +403,8 @@ impl Ledger {
             State::Waiting { .. } => {
                 seen.owed.insert(delivery.id, delivery.attempts_made);
             }
+            // Held to what was asked before.
+            State::Purged => {}
             state if Some(&state) == expect.as_ref() => {}
             state => return Err(format!("{id} is {state:?}, it was settled as {expect:?}")),
         }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use postrider::delivery::{AttemptRecord, Cause, DeadReason, Decision, DeliveryId, State};
+use postrider::delivery::{
+    AttemptRecord, Cause, DeadReason, Decision, DeliveryId, State, StateKind,
+};
 use postrider::event::Envelope;
 use postrider::store::{
-    Accept, Backlog, DeliveryRecord, EventRecord, Fence, LogStore, MemoryStore, Next, Settlement,
-    Store,
+    Accept, Backlog, DeliveryRecord, EventRecord, Fence, LogStore, MemoryStore, Next, Note, Page,
+    Query, Settlement, Store, Target,
 };
 use postrider::testing::sealed;
 use postrider::{EndpointId, NewEvent, Timestamp};
@@ -52,9 +54,39 @@ fn delivery(mut record: DeliveryRecord, now: Timestamp) -> String {
     format!("{record:?}")
 }
 
-fn event(record: EventRecord, now: Timestamp) -> (Arc<Envelope>, Timestamp, Vec<String>) {
+type Event = (Arc<Envelope>, Timestamp, Vec<String>);
+
+/// In which order the endpoints come to which it was sent again is not compared.
+fn event(record: EventRecord, now: Timestamp) -> Event {
     let deliveries = record.deliveries.into_iter().map(|record| delivery(record, now));
-    (record.event, record.accepted_at, deliveries.collect())
+    let mut deliveries: Vec<String> = deliveries.collect();
+    deliveries.sort();
+    (record.event, record.accepted_at, deliveries)
+}
+
+/// Every page of a query. Where attempts are not told, how many there were need not be either.
+async fn find(store: &impl Store, query: &Query, mut page: Page, now: Timestamp) -> Vec<Event> {
+    let mut events = Vec::new();
+    loop {
+        let found = store.find(query, page).await.unwrap();
+        assert!(found.events.len() <= page.limit);
+        for mut found in found.events {
+            if !page.attempts {
+                found.deliveries.iter_mut().for_each(|delivery| delivery.attempts_made = 0);
+            }
+            events.push(event(found, now));
+        }
+        match found.next {
+            None => return events,
+            next => page = page.after(next),
+        }
+    }
+}
+
+/// Endpoint, state, how many.
+async fn dead(store: &impl Store) -> BTreeMap<(EndpointId, String), u64> {
+    let dead = store.dead().await.unwrap().into_iter();
+    dead.map(|dead| ((dead.endpoint, format!("{:?}", dead.state)), dead.count)).collect()
 }
 
 fn sorted(mut backlog: Vec<Backlog>) -> Vec<Backlog> {
@@ -65,7 +97,7 @@ fn sorted(mut backlog: Vec<Backlog>) -> Vec<Backlog> {
 impl Pair {
     async fn act(&mut self) {
         self.now = self.now.after(Duration::from_millis(self.rng.u64(0..3000)));
-        match self.rng.u8(0..16) {
+        match self.rng.u8(0..22) {
             0..5 => self.accept().await,
             5..9 => self.claim().await,
             9..12 => self.settle().await,
@@ -80,7 +112,11 @@ impl Pair {
                 let log = self.log.extend(&log, until).await.unwrap();
                 assert_eq!(log, self.memory.extend(&memory, until).await.unwrap());
             }
-            _ => self.look().await,
+            14..16 => self.look().await,
+            16..18 => self.replay().await,
+            18 => self.purge().await,
+            19 => self.keep().await,
+            _ => self.find().await,
         }
         let log = sorted(self.log.backlog(self.now).await.unwrap());
         assert_eq!(log, sorted(self.memory.backlog(self.now).await.unwrap()));
@@ -94,7 +130,8 @@ impl Pair {
                     Arc::clone(&self.events[self.rng.usize(0..self.events.len())])
                 } else {
                     let fill = "x".repeat(self.rng.usize(0..500));
-                    sealed(NewEvent::raw("match", format!("\"{fill}\"")).unwrap())
+                    let kind = ["match", "model.uploaded", "model.removed"][self.rng.usize(0..3)];
+                    sealed(NewEvent::raw(kind, format!("\"{fill}\"")).unwrap())
                 };
                 self.events.push(Arc::clone(&event));
                 let endpoints = ENDPOINTS.iter().filter(|_| self.rng.bool());
@@ -174,15 +211,121 @@ impl Pair {
         }
     }
 
+    /// Some events and endpoints, as each store names them.
+    async fn some_targets(&mut self) -> (Vec<Target>, Vec<Target>) {
+        let (mut log, mut memory) = (Vec::new(), Vec::new());
+        for _ in 0..self.rng.usize(0..20) {
+            let Some(event) = self.rng.choice(&self.events) else { break };
+            let endpoint: EndpointId = self.rng.choice(ENDPOINTS).unwrap().parse().unwrap();
+            let found = self.log.event(event.id()).await.unwrap().unwrap();
+            log.push(Target::new(&found, endpoint.clone()));
+            let found = self.memory.event(event.id()).await.unwrap().unwrap();
+            memory.push(Target::new(&found, endpoint));
+        }
+        (log, memory)
+    }
+
+    fn some_note(&mut self) -> Note {
+        let key = ["x", "y", "z"][self.rng.usize(0..3)];
+        let value = vec![self.rng.u8(..); self.rng.usize(0..3000)];
+        if self.rng.bool() { Note::new(key, value).unwrap() } else { Note::removed(key) }
+    }
+
+    async fn replay(&mut self) {
+        let (log, memory) = self.some_targets().await;
+        let note = self.rng.bool().then(|| self.some_note());
+        let log = self.log.replay(&log, note.clone(), self.now).await.unwrap();
+        assert_eq!(log, self.memory.replay(&memory, note, self.now).await.unwrap());
+    }
+
+    async fn purge(&mut self) {
+        let (log, memory) = self.some_targets().await;
+        let log = self.log.purge(&log, self.now).await.unwrap();
+        assert_eq!(log, self.memory.purge(&memory, self.now).await.unwrap());
+    }
+
+    async fn keep(&mut self) {
+        let note = self.some_note();
+        self.log.keep(note.clone()).await.unwrap();
+        self.memory.keep(note).await.unwrap();
+    }
+
+    fn some_query(&mut self) -> Query {
+        let rng = &mut self.rng;
+        let mut query = Query::new();
+        let mut maybe = || rng.u8(0..3) == 0;
+        let [since, until, kind, state, reason, missing] = std::array::from_fn(|_| maybe());
+        let ago = |rng: &mut Rng| START.after(Duration::from_secs(rng.u64(0..100)));
+        let endpoint = |rng: &mut Rng| rng.choice(ENDPOINTS).unwrap().parse().unwrap();
+        if since {
+            query = query.since(ago(rng));
+        }
+        if until {
+            query = query.until(ago(rng));
+        }
+        if kind {
+            let pattern = ["match", "model.*", "nothing"][rng.usize(0..3)];
+            query = query.of_type(pattern.parse().unwrap());
+        }
+        for _ in 0..rng.u8(0..3) {
+            query = query.endpoint(endpoint(rng));
+        }
+        let states = [
+            StateKind::Waiting,
+            StateKind::Leased,
+            StateKind::Delivered,
+            StateKind::Dead,
+            StateKind::Expired,
+            StateKind::Purged,
+            StateKind::Unmatched,
+        ];
+        for _ in 0..if state { rng.u8(1..4) } else { 0 } {
+            query = query.state(rng.choice(states).unwrap());
+        }
+        if reason {
+            query = query.reason(rng.choice([DeadReason::Rejected, DeadReason::Gone]).unwrap());
+        }
+        if missing { query.missing(endpoint(rng)) } else { query }
+    }
+
+    async fn find(&mut self) {
+        for _ in 0..4 {
+            let query = self.some_query();
+            let page = if self.rng.bool() { Page::newest() } else { Page::oldest() };
+            let page = page.limit(self.rng.usize(1..50));
+            let page = if self.rng.bool() { page } else { page.without_attempts() };
+            let log = find(&self.log, &query, page, self.now).await;
+            let memory = find(&self.memory, &query, page, self.now).await;
+            assert_eq!(log, memory, "{query:?} {page:?}");
+        }
+        self.compare_sums().await;
+    }
+
+    async fn compare_sums(&self) {
+        assert_eq!(dead(&self.log).await, dead(&self.memory).await);
+        assert_eq!(self.log.notes().await.unwrap(), self.memory.notes().await.unwrap());
+        let mut log = self.log.stats(self.now).await.unwrap();
+        let mut memory = self.memory.stats(self.now).await.unwrap();
+        log.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
+        memory.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
+        assert_eq!(log, memory);
+    }
+
     /// Opens the log again. Leases end with it, so the memory store's are given back too.
     async fn reopen(&mut self) {
         let leases = std::mem::take(&mut self.leases);
         let leases: Vec<_> = leases.into_iter().map(|(id, (_, memory, _))| (id, memory)).collect();
         self.memory.release(&leases).await.unwrap();
         self.log.close().await.unwrap();
+        if self.rng.bool() {
+            // Not there where nothing was written before.
+            let _ = std::fs::remove_file(self.folder.path().join("checkpoint"));
+        }
         self.log = open(&self.folder).await;
         assert!(self.log.recovery().damaged.is_empty(), "{:?}", self.log.recovery());
         self.look().await;
+        self.compare_sums().await;
+        self.find().await;
     }
 }
 
@@ -201,7 +344,7 @@ async fn agrees_with_the_memory_store() {
             events: Vec::new(),
             leases: BTreeMap::new(),
         };
-        for _ in 0..60 {
+        for _ in 0..90 {
             pair.act().await;
             if pair.rng.u8(0..30) == 0 {
                 pair.reopen().await;

@@ -8,10 +8,14 @@ use roaring::RoaringTreemap;
 use super::codec::{Decoded, Malformed, Put, Take};
 use super::format::{MAJOR, MINOR};
 use super::lane::Tried;
+use super::notes::Notes;
 use super::record::{Before, Place};
 use super::segment::{Load, MovedRun, Segment};
+use super::stands::{Stands, put_events, take_events};
 use super::state::State;
 use crate::endpoint::EndpointId;
+use crate::stats::Series;
+use crate::store::Note;
 use crate::time::Timestamp;
 
 const MAGIC: &[u8; 8] = b"PRIDECHK";
@@ -27,6 +31,8 @@ pub(super) struct Checkpoint {
     pub(super) lanes: Vec<CheckpointLane>,
     pub(super) segments: Vec<CheckpointSegment>,
     pub(super) moved: BTreeMap<u64, MovedRun>,
+    pub(super) copied: RoaringTreemap,
+    pub(super) notes: Notes,
     /// Endpoints that the tail's segment has defined.
     pub(super) defined: Vec<u32>,
     /// The index of the tail's segment.
@@ -37,6 +43,9 @@ pub(super) struct CheckpointLane {
     pub(super) id: EndpointId,
     pub(super) fresh: RoaringTreemap,
     pub(super) waiting: Vec<(u64, Timestamp, Tried)>,
+    pub(super) stands: Option<Box<Stands>>,
+    pub(super) series: Option<Box<Series>>,
+    pub(super) totals_from: u32,
 }
 
 pub(super) struct CheckpointSegment {
@@ -76,8 +85,7 @@ pub(super) fn encode(state: &State) -> Vec<u8> {
         let mut fresh = lane.fresh.clone();
         fresh.extend(leased.iter().filter(|lease| lease.due.is_none()).map(|lease| lease.event));
         fresh.optimize();
-        out.put_var(fresh.serialized_size() as u64);
-        fresh.serialize_into(&mut out).expect("writing to memory does not fail");
+        put_events(&mut out, &fresh);
         let due = leased.iter().filter_map(|lease| Some((lease.event, lease.due?, lease.tried)));
         let waiting = lane.waiting.iter().map(|((due, event), tried)| (*event, *due, *tried));
         out.put_var((due.clone().count() + lane.waiting.len()) as u64);
@@ -90,6 +98,14 @@ pub(super) fn encode(state: &State) -> Vec<u8> {
                 put_place(&mut out, before.last);
                 put_place(&mut out, before.first);
             }
+        }
+        out.put_u8(u8::from(lane.stands.is_some()) | u8::from(lane.series.is_some()) << 1);
+        if let Some(stands) = &lane.stands {
+            stands.encode(&mut out);
+        }
+        if let Some(series) = &lane.series {
+            out.put_u32(lane.totals_from);
+            series.encode(&mut out);
         }
     }
     out.put_var(state.segments.list().len() as u64);
@@ -106,6 +122,14 @@ pub(super) fn encode(state: &State) -> Vec<u8> {
         out.put_var(run.last - first);
         put_place(&mut out, run.place);
     }
+    put_events(&mut out, &state.segments.copied);
+    out.put_var(state.notes.iter().len() as u64);
+    for (key, kept) in state.notes.iter() {
+        out.put_text(key);
+        out.put_u32(kept.segment);
+        out.put_var(kept.value.len() as u64);
+        out.put(&kept.value);
+    }
     out.put_var(state.tail.endpoints.len());
     for number in &state.tail.endpoints {
         out.put_var(u64::from(number));
@@ -120,17 +144,20 @@ pub(super) fn encode(state: &State) -> Vec<u8> {
     out
 }
 
-/// Reads a checkpoint; `Malformed` where any byte of it is wrong.
-pub(super) fn decode(bytes: &[u8]) -> Decoded<Checkpoint> {
+/// Reads a checkpoint; `Malformed` where any byte of it is wrong, `None` where another version wrote
+/// it.
+pub(super) fn decode(bytes: &[u8]) -> Decoded<Option<Checkpoint>> {
     let (bytes, crc) = bytes.split_last_chunk::<4>().ok_or(Malformed)?;
     if crc32c::crc32c(bytes) != u32::from_le_bytes(*crc) {
         return Err(Malformed);
     }
     let mut take = Take::new(bytes);
-    if take.bytes(8)? != MAGIC || take.u16()? != MAJOR {
+    if take.bytes(8)? != MAGIC {
         return Err(Malformed);
     }
-    take.u16()?;
+    if (take.u16()?, take.u16()?) != (MAJOR, MINOR) {
+        return Ok(None);
+    }
     let store = take.u64()?;
     let place = take_place(&mut take)?;
     let epoch = take.u32()?;
@@ -156,16 +183,36 @@ pub(super) fn decode(bytes: &[u8]) -> Decoded<Checkpoint> {
             Ok((first, MovedRun { last, place: take_place(&mut take)? }))
         })
         .collect::<Decoded<_>>()?;
+    let copied = take_events(&mut take)?;
+    let mut notes = Notes::default();
+    for _ in 0..take.count()? {
+        let (key, segment) = (take.text()?.into(), take.u32()?);
+        let count = take.count()?;
+        let value = Some(take.bytes(count)?.to_vec().into());
+        notes.apply(Note { key, value }, segment);
+    }
     let defined = (0..take.count()?).map(|_| take.var_u32()).collect::<Decoded<_>>()?;
     let count = take.count()?;
     let index = take.bytes(count)?.to_vec();
-    Ok(Checkpoint { store, place, epoch, next_event, now, lanes, segments, moved, defined, index })
+    Ok(Some(Checkpoint {
+        store,
+        place,
+        epoch,
+        next_event,
+        now,
+        lanes,
+        segments,
+        moved,
+        copied,
+        notes,
+        defined,
+        index,
+    }))
 }
 
 fn take_lane(take: &mut Take<'_>) -> Decoded<CheckpointLane> {
     let id = take.text()?.parse().map_err(|_| Malformed)?;
-    let count = take.count()?;
-    let fresh = RoaringTreemap::deserialize_from(take.bytes(count)?).map_err(|_| Malformed)?;
+    let fresh = take_events(take)?;
     let waiting = (0..take.count()?)
         .map(|_| {
             let event = take.var()?;
@@ -179,7 +226,14 @@ fn take_lane(take: &mut Take<'_>) -> Decoded<CheckpointLane> {
             Ok((event, due, Tried { attempts, before }))
         })
         .collect::<Decoded<_>>()?;
-    Ok(CheckpointLane { id, fresh, waiting })
+    let flags = take.u8()?;
+    let stands = if flags & 1 == 0 { None } else { Some(Box::new(Stands::take(take)?)) };
+    let (mut series, mut totals_from) = (None, 0);
+    if flags & 2 != 0 {
+        totals_from = take.u32()?;
+        series = Some(Box::new(Series::take(take)?));
+    }
+    Ok(CheckpointLane { id, fresh, waiting, stands, series, totals_from })
 }
 
 impl Checkpoint {

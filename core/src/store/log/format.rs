@@ -8,7 +8,7 @@ use crate::time::Timestamp;
 /// Layout that older programs cannot read.
 pub(super) const MAJOR: u16 = 1;
 /// Additions that older programs of the same major version skip.
-pub(super) const MINOR: u16 = 0;
+pub(super) const MINOR: u16 = 1;
 
 const MAGIC: &[u8; 8] = b"PRIDELOG";
 
@@ -33,7 +33,15 @@ pub(super) mod kind {
     pub(in super::super) const MARK: u8 = 5;
     /// Nothing follows in this segment.
     pub(in super::super) const END: u8 = 6;
-    /// The highest kind with a meaning, or reserved for one (replay jobs, statistics).
+    /// Deliveries made again, and a note.
+    pub(in super::super) const REPLAY: u8 = 7;
+    /// Dead deliveries set aside.
+    pub(in super::super) const PURGE: u8 = 8;
+    /// A note kept or removed.
+    pub(in super::super) const NOTE: u8 = 9;
+    /// What was counted of endpoints up to here.
+    pub(in super::super) const TOTALS: u8 = 10;
+    /// The highest kind that a reader takes for a record.
     pub(in super::super) const LAST: u8 = 31;
 }
 

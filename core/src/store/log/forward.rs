@@ -4,19 +4,25 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use super::block::Summary;
 use super::format::{RECORD_HEADER, fingerprint, kind};
 use super::lane::Tried;
+use super::look::{self, Look, Runs, Seen, Standing, Status};
+use super::moved::{MovedDelivery, MovedState, put_moved};
 use super::read;
-use super::record::{self, Before, EventHead, MovedDelivery, Place};
-use super::segment::Extent;
-use super::state::{State, Status};
-use super::store::{Found, Look, final_decision};
+use super::record::{self, Before, EventHead, Place};
+use super::stands::Ended;
+use super::state::State;
+use super::store::Found;
 use super::writer::Core;
-use crate::delivery::Decision;
+use crate::delivery;
 use crate::event::EventType;
 
 /// Events that are copied before publishers are served again.
 const CHUNK_EVENTS: usize = 64;
+
+/// Newest runs of a delivery that are copied with their attempts; of older ones only how they ended.
+const RUNS_WHOLE: u32 = 2;
 
 /// What is owed in one segment, by event: the endpoint's number and where the delivery stands.
 pub(super) type Owed = BTreeMap<u64, Vec<(u32, Status)>>;
@@ -78,7 +84,10 @@ pub(super) fn owed_in(state: &State, segment: u32) -> Owed {
 pub(super) struct Copy {
     event: u64,
     found: Found,
-    owed: Vec<(u32, Status)>,
+    /// Where its newest deliveries stood when it was read.
+    standings: Vec<Standing>,
+    /// How many had been made again by then, of any event.
+    runs_begun: u64,
     deliveries: Vec<MovedDelivery>,
 }
 
@@ -89,8 +98,12 @@ impl Copy {
 }
 
 /// Takes the next events out of `owed` and reads what copying them needs. `None` for one that cannot
-/// be copied now, because it is under a lease or damaged.
-pub(super) fn read_chunk(core: &Core, owed: &mut Owed) -> io::Result<Vec<Option<Copy>>> {
+/// be copied now, because it is under a lease or damaged. `flush` writes what is known to the disk.
+pub(super) fn read_chunk(
+    core: &Core,
+    owed: &mut Owed,
+    flush: impl FnOnce() -> Result<(), ()>,
+) -> io::Result<Vec<Option<Copy>>> {
     let mut chunk = Vec::new();
     while chunk.len() < CHUNK_EVENTS
         && let Some(next) = owed.pop_first()
@@ -99,57 +112,68 @@ pub(super) fn read_chunk(core: &Core, owed: &mut Owed) -> io::Result<Vec<Option<
     }
     let events: Vec<u64> = chunk.iter().map(|(event, _)| *event).collect();
     let extents = core.lock().segments.extents_of(&events);
-    let mut found: BTreeMap<u64, read::ReadEvent> =
-        read::events(&extents)?.into_iter().filter_map(|(e, found)| Some((e, found?))).collect();
-    let mut copies = Vec::with_capacity(chunk.len());
-    for (event, owed) in chunk {
-        let is_leased = owed.iter().any(|(_, status)| matches!(status, Status::Leased(..)));
-        copies.push(match found.remove(&event) {
-            Some(read) if !is_leased => read_copy(core, event, read, owed)?,
-            _ => None,
-        });
+    let read = read::events(&extents)?;
+    let (found, standings, runs_begun) = {
+        let state = core.lock();
+        let read = read.into_iter().filter_map(|(event, read)| Some((event, read?)));
+        let found: Vec<(u64, Found)> =
+            read.map(|(event, read)| (event, Found::new(read, &state))).collect();
+        let targets: Vec<(u64, &[u32])> = found.iter().map(|(e, f)| (*e, &*f.targets)).collect();
+        let standings = state.standings(&targets);
+        (found, standings, state.runs_begun)
+    };
+    // What ended by now has its attempts on the disk.
+    if flush().is_err() {
+        return Ok(Vec::new());
     }
-    Ok(copies)
+    let looks: Vec<Look> = (found.iter().zip(&standings))
+        .map(|((event, found), standings)| Look {
+            event: *event,
+            accepted_at: found.accepted_at,
+            standings: standings.clone(),
+            moved: found.moved.clone(),
+        })
+        .collect();
+    let seen = look::read(core, &looks, Runs::All)?;
+    let copies = found.into_iter().zip(standings).zip(seen);
+    let mut copies: BTreeMap<u64, Copy> = copies
+        .filter_map(|(((event, found), standings), seen)| {
+            let deliveries = moved_deliveries(&standings, seen)?;
+            Some((event, Copy { event, found, standings, runs_begun, deliveries }))
+        })
+        .collect();
+    Ok(events.iter().map(|event| copies.remove(event)).collect())
 }
 
-fn read_copy(
-    core: &Core,
-    event: u64,
-    read: read::ReadEvent,
-    owed: Vec<(u32, Status)>,
-) -> io::Result<Option<Copy>> {
-    let found = Found::new(read, &core.lock());
-    let mut deliveries = Vec::with_capacity(found.targets.len());
-    for &target in &found.targets {
-        let status = owed.iter().find(|(lane, _)| *lane == target);
-        let status = status.map_or(Status::Final, |(_, status)| *status);
-        let extents: Vec<Extent> = match status {
-            Status::Final => {
-                let state = core.lock();
-                let segments = state.segments.list().iter();
-                segments.flat_map(|segment| segment.extents_settling(event)).collect()
-            }
-            _ => Vec::new(),
+/// What a copy says of an event's deliveries. `None` where one is under a lease.
+fn moved_deliveries(standings: &[Standing], seen: Vec<Seen>) -> Option<Vec<MovedDelivery>> {
+    let mut deliveries = Vec::with_capacity(seen.len());
+    for seen in seen {
+        let newest = standings.iter().find(|standing| standing.target == seen.target)?;
+        let state = match newest.status {
+            _ if seen.run < newest.run => MovedState::Ended(ended(&seen.state)?),
+            Status::Fresh => MovedState::Fresh,
+            Status::Waiting(due, _) => MovedState::Waiting(due),
+            Status::Leased(..) => return None,
+            Status::Ended(ended) => MovedState::Ended(ended),
         };
-        let moved = found.moved.iter().find(|moved| moved.target == target).cloned();
-        let look = Look { target, status, extents, moved };
-        let (seen, attempts_made, attempts) = match look.read(core, event, found.accepted_at) {
-            Ok(seen) => seen,
-            // A lost settlement keeps nobody from copying what is owed.
-            Err(error) if status == Status::Final && error.kind() == io::ErrorKind::InvalidData => {
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        let decision = match status {
-            Status::Fresh => None,
-            Status::Waiting(due, _) => Some(Decision::RetryAt(due)),
-            Status::Leased(..) => return Ok(None),
-            Status::Final => final_decision(&seen),
-        };
-        deliveries.push(MovedDelivery { target, decision, attempts_made, attempts });
+        let Seen { target, run, attempts_made, mut attempts, .. } = seen;
+        if run + RUNS_WHOLE <= newest.run {
+            attempts.clear();
+        }
+        deliveries.push(MovedDelivery { target, run, state, attempts_made, attempts });
     }
-    Ok(Some(Copy { event, found, owed, deliveries }))
+    Some(deliveries)
+}
+
+fn ended(state: &delivery::State) -> Option<Ended> {
+    match state {
+        delivery::State::Delivered => Some(Ended::Delivered),
+        delivery::State::Expired => Some(Ended::Expired),
+        delivery::State::Dead { reason } => Some(Ended::Dead(*reason)),
+        delivery::State::Purged => Some(Ended::Purged),
+        delivery::State::Waiting { .. } | delivery::State::Leased { .. } => None,
+    }
 }
 
 impl State {
@@ -157,15 +181,13 @@ impl State {
     /// segment, `before` the event that was copied just before it. Returns whether it was copied.
     pub(super) fn copy_forward(&mut self, from: u32, before: Option<u64>, copy: &Copy) -> bool {
         let event = copy.event;
-        let is_unchanged = copy.owed.iter().all(|(lane, status)| {
-            let lane = &self.lanes[*lane as usize];
-            match status {
-                Status::Fresh => lane.fresh.contains(event),
-                Status::Waiting(due, tried) => lane.waiting.get(&(*due, event)) == Some(tried),
-                _ => false,
-            }
-        });
-        if !is_unchanged || self.segments.of_event(event) != Some(from) {
+        let is_changed = self.segments.of_event(event) != Some(from)
+            || self.replaying.iter().any(|(_, replayed)| *replayed == event)
+            || copy.standings.iter().any(|standing| !self.still_stands(event, standing))
+            // It may have been sent to others.
+            || (self.runs_begun != copy.runs_begun
+                && self.standings(&[(event, &copy.found.targets)])[0] != copy.standings);
+        if is_changed {
             return false;
         }
         let envelope = &copy.found.event;
@@ -174,7 +196,8 @@ impl State {
                 32 + d.attempts.iter().map(|a| record::settle_size_max(Some(a))).sum::<usize>()
             })
             .sum();
-        let names: usize = copy.found.endpoints.iter().map(|id| id.as_str().len() + 32).sum();
+        let names = copy.standings.iter().map(|standing| &self.lanes[standing.target as usize].id);
+        let names: usize = names.map(|id| id.as_str().len() + 32).sum();
         let room = RECORD_HEADER as usize
             + record::event_size_max(envelope, copy.found.targets.len())
             + attempts
@@ -185,15 +208,26 @@ impl State {
             return false;
         }
         let place = self.append_copy(room, from, before, copy);
-        for (lane, status) in &copy.owed {
-            let (Status::Waiting(due, _), lane) = (status, &mut self.lanes[*lane as usize]) else {
-                continue;
-            };
+        for standing in &copy.standings {
+            let Status::Waiting(due, _) = &standing.status else { continue };
+            let lane = &mut self.lanes[standing.target as usize];
             if let Some(Tried { before: Some(before), .. }) = lane.waiting.get_mut(&(*due, event)) {
                 *before = Before { last: place, first: place };
             }
         }
         true
+    }
+
+    /// Whether a delivery stands as it did. One that had ended is owed again only as another run.
+    fn still_stands(&self, event: u64, standing: &Standing) -> bool {
+        let lane = &self.lanes[standing.target as usize];
+        lane.run(event) == standing.run
+            && match &standing.status {
+                Status::Fresh => lane.fresh.contains(event),
+                Status::Waiting(due, tried) => lane.waiting.get(&(*due, event)) == Some(tried),
+                Status::Leased(..) => false,
+                Status::Ended(ended) => lane.ended(event) == *ended,
+            }
     }
 
     fn append_copy(&mut self, room: usize, from: u32, before: Option<u64>, copy: &Copy) -> Place {
@@ -202,8 +236,9 @@ impl State {
         self.tail.make_room(room, next, self.now, &mut self.segments);
         let name: &EventType = &envelope.kind;
         let kind_place = self.tail.name_type(name, next, &mut self.segments);
-        for (target, endpoint) in copy.found.targets.iter().zip(&*copy.found.endpoints) {
-            self.tail.name_endpoint(*target, endpoint.as_str(), next, &mut self.segments);
+        for standing in &copy.standings {
+            let id = self.lanes[standing.target as usize].id.clone();
+            self.tail.name_endpoint(standing.target, id.as_str(), next, &mut self.segments);
         }
         let continues = before
             .is_some_and(|before| self.segments.may_continue(before, event, from, self.tail.place));
@@ -216,19 +251,22 @@ impl State {
             synced: None,
         };
         let place = self.tail.append(kind::MOVED, next, &mut self.segments, |out, base| {
-            record::put_moved(out, base, &copy.deliveries, continues);
+            put_moved(out, base, &copy.deliveries, continues);
             record::put_event(out, base, &head, envelope);
         });
-        for _ in &copy.owed {
+        let is_owed = |standing: &&Standing| !matches!(standing.status, Status::Ended(_));
+        let owed = copy.standings.iter().filter(is_owed).count() as u64;
+        for _ in 0..owed {
             self.owe_less(event);
         }
         self.segments.note_moved(place, event, continues);
         let bytes = self.tail.place.offset - place.offset;
-        let owed = copy.owed.len() as u64;
         self.add_load(place.segment, bytes, owed, owed);
         let print = fingerprint(self.tail.store, envelope.id());
         let segment = self.segments.get_mut(place.segment).expect("it was just appended to");
         segment.note_copied(print, event);
+        let summary = Summary::of(copy.found.accepted_at, kind_place, &copy.found.targets);
+        segment.note_event(&summary);
         place
     }
 }

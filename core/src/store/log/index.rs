@@ -3,13 +3,15 @@
 
 use std::io;
 
+use super::block::Summary;
 use super::codec::{Decoded, Malformed, Put, Take};
+use super::facts::PurgeBody;
 use super::files::{Files, read_whole};
-use super::format::{MAJOR, fingerprint, index_name, kind};
+use super::format::{MAJOR, MINOR, fingerprint, index_name, kind};
+use super::moved::moved_event;
 use super::record::{self, Name};
 use super::segment::{Segment, Walk};
-use super::state::note_settled;
-use crate::delivery::Decision;
+use super::stands::Ended;
 
 const MAGIC: &[u8; 8] = b"PRIDEIDX";
 
@@ -18,6 +20,7 @@ pub(super) fn encode(segment: &Segment) -> Vec<u8> {
     let mut out = Vec::new();
     out.put(MAGIC);
     out.put_u16(MAJOR);
+    out.put_u16(MINOR);
     // The salt tells apart the lives of one file.
     out.put_u64(segment.header.salt);
     segment.put_index(&mut out);
@@ -31,7 +34,9 @@ fn decode(bytes: &[u8], segment: &mut Segment) -> Decoded<()> {
         return Err(Malformed);
     }
     let mut take = Take::new(bytes);
-    if take.bytes(8)? != MAGIC || take.u16()? != MAJOR || take.u64()? != segment.header.salt {
+    // What another version wrote is made again.
+    let is_ours = take.bytes(8)? == MAGIC && take.u16()? == MAJOR && take.u16()? == MINOR;
+    if !is_ours || take.u64()? != segment.header.salt {
         return Err(Malformed);
     }
     segment.take_index(&mut take)
@@ -94,17 +99,21 @@ fn rebuild(segment: &mut Segment) -> io::Result<()> {
             }
             kind::SETTLE => {
                 if let Ok(start) = record::take_settle_start(frame.body, base)
-                    && !matches!(start.decision, Decision::RetryAt(_))
+                    && Ended::by(start.decision).is_some()
                 {
-                    note_settled(segment, start.event);
+                    segment.note_settled(start.event);
+                }
+            }
+            kind::PURGE => {
+                if let Ok(purge) = PurgeBody::take(frame.body, base) {
+                    purge.runs.iter().for_each(|run| segment.note_settled(run.event));
                 }
             }
             kind::MOVED => {
-                if let Ok(body) = record::moved_event(frame.body)
+                if let Ok(body) = moved_event(frame.body)
                     && let Ok(start) = record::take_event_start(body, base)
                 {
-                    let print = fingerprint(segment.header.store, &start.id);
-                    segment.note_copied(print, start.number);
+                    note_copied(segment, &start);
                 }
             }
             kind::END => break,
@@ -123,6 +132,14 @@ pub(super) fn note_event(segment: &mut Segment, start: &record::EventStart<'_>) 
         segment.prints.push(fingerprint(segment.header.store, &start.id));
         segment.last_time = segment.last_time.max(start.accepted_at);
     }
+    segment.note_event(&Summary::of(start.accepted_at, start.kind, &start.targets));
+}
+
+/// Notes a copied event that a scan found.
+pub(super) fn note_copied(segment: &mut Segment, start: &record::EventStart<'_>) {
+    let print = fingerprint(segment.header.store, &start.id);
+    segment.note_copied(print, start.number);
+    segment.note_event(&Summary::of(start.accepted_at, start.kind, &start.targets));
 }
 
 /// The numbers of the events in a whole segment whose id has this fingerprint.

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use roaring::RoaringTreemap;
 
 use super::record::Before;
+use super::stands::{Ended, Stands};
+use crate::delivery::{AttemptRecord, Decision};
 use crate::endpoint::EndpointId;
+use crate::stats::Series;
 use crate::store::Fence;
 use crate::time::Timestamp;
 
@@ -18,10 +21,21 @@ pub(super) struct Lane {
     pub(super) fresh_count: u64,
     /// Tried, or leased and not settled in time; by due time.
     pub(super) waiting: BTreeMap<(Timestamp, u64), Tried>,
+    /// The events in `waiting`: a bit for each, so that it is asked only where the answer is there.
+    waiting_events: RoaringTreemap,
     /// By the end of their lease.
     pub(super) leased: BTreeSet<(Timestamp, Fence)>,
+    /// Owed, but damaged in the log: set aside until the log is opened again.
+    pub(super) unreadable: u64,
     /// Whether the last claim found nothing more, so that new work must be announced.
     pub(super) is_dry: bool,
+    /// How its newest deliveries ended; most lanes have only what was delivered, once.
+    pub(super) stands: Option<Box<Stands>>,
+    /// What became of attempts; made with the first.
+    pub(super) series: Option<Box<Series>>,
+    /// The segment from which on records tell its totals: it has the first settlement, or the totals
+    /// up to there.
+    pub(super) totals_from: u32,
 }
 
 /// What is known of a delivery beside its place in the queue.
@@ -51,8 +65,13 @@ impl Lane {
             fresh: RoaringTreemap::new(),
             fresh_count: 0,
             waiting: BTreeMap::new(),
+            waiting_events: RoaringTreemap::new(),
             leased: BTreeSet::new(),
+            unreadable: 0,
             is_dry: true,
+            stands: None,
+            series: None,
+            totals_from: 0,
         }
     }
 
@@ -69,14 +88,79 @@ impl Lane {
         was_there
     }
 
-    /// Finds a delivery among those that wait. Costs what waits: only look-ups by people and
-    /// recovery ask.
-    pub(super) fn waiting_of(&self, event: u64) -> Option<(Timestamp, Tried)> {
-        let found = self.waiting.iter().find(|((_, number), _)| *number == event);
-        found.map(|((due, _), tried)| (*due, *tried))
+    pub(super) fn insert_waiting(&mut self, due: Timestamp, event: u64, tried: Tried) {
+        self.waiting.insert((due, event), tried);
+        self.waiting_events.insert(event);
+    }
+
+    pub(super) fn pop_waiting(&mut self) -> Option<(Timestamp, u64, Tried)> {
+        let ((due, event), tried) = self.waiting.pop_first()?;
+        self.waiting_events.remove(event);
+        Some((due, event, tried))
+    }
+
+    pub(super) fn waiting_events(&self) -> &RoaringTreemap {
+        &self.waiting_events
+    }
+
+    /// Finds deliveries among those that wait. Costs what waits, once for all of them: only people
+    /// who look ask.
+    pub(super) fn find_waiting(
+        &self,
+        events: &BTreeSet<u64>,
+    ) -> impl Iterator<Item = (u64, Timestamp, Tried)> {
+        let found = self.waiting.iter().filter(|((_, event), _)| events.contains(event));
+        found.map(|((due, event), tried)| (*event, *due, *tried)).take(events.len())
     }
 
     pub(super) fn owes(&self) -> bool {
-        self.fresh_count > 0 || !self.waiting.is_empty() || !self.leased.is_empty()
+        self.fresh_count > 0
+            || !self.waiting.is_empty()
+            || !self.leased.is_empty()
+            || self.unreadable > 0
+    }
+
+    /// The newest run of an event.
+    pub(super) fn run(&self, event: u64) -> u32 {
+        self.stands.as_ref().map_or(0, |stands| stands.run(event))
+    }
+
+    /// How the newest delivery of an event ended, if it is not owed.
+    pub(super) fn ended(&self, event: u64) -> Ended {
+        self.stands.as_ref().map_or(Ended::Delivered, |stands| stands.ended(event))
+    }
+
+    /// The newest delivery of an event has ended.
+    pub(super) fn set_ended(&mut self, event: u64, ended: Ended) {
+        if ended != Ended::Delivered || self.stands.is_some() {
+            self.stands.get_or_insert_default().set_ended(event, ended);
+        }
+    }
+
+    /// There is a new delivery of an event, which was not owed. Others learn of it by `insert_fresh`.
+    pub(super) fn begin_run(&mut self, event: u64, run: u32) {
+        let stands = self.stands.get_or_insert_default();
+        stands.reopen(event);
+        stands.set_run(event, run);
+    }
+
+    /// The events that were sent here again.
+    pub(super) fn again(&self) -> Option<&RoaringTreemap> {
+        self.stands.as_ref().and_then(|stands| stands.again())
+    }
+
+    /// Counts the end of an attempt, or of a delivery without one. Its record is in `segment`.
+    pub(super) fn count(
+        &mut self,
+        attempt: Option<&AttemptRecord>,
+        decision: Decision,
+        at: Timestamp,
+        segment: u32,
+    ) {
+        let series = self.series.get_or_insert_with(|| {
+            self.totals_from = segment;
+            Box::default()
+        });
+        series.record(attempt, decision, at);
     }
 }

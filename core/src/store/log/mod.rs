@@ -15,18 +15,27 @@
 //! | `writer`, `checkpoint`, `forward`, `recovery` | writing, freeing, and opening again |
 //! | `read`, `store` | reading back; the [`Store`](super::Store) itself |
 
+mod apply;
+mod block;
 mod cache;
 mod checkpoint;
 mod dedup;
+mod facts;
 mod files;
+mod find;
 mod format;
 mod forward;
+mod history;
 mod index;
 mod lane;
+mod look;
+mod moved;
+mod notes;
 mod read;
 mod record;
 mod recovery;
 mod segment;
+mod stands;
 mod state;
 mod store;
 mod tail;

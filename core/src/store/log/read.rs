@@ -1,15 +1,18 @@
 //! Reading back what was written: events for a claim, attempts for a look.
 
+use std::collections::HashMap;
 use std::io;
 
+use super::facts::PurgeBody;
 use super::files::read_range;
 use super::format::{RECORD_HEADER, kind};
+use super::moved::{MovedDelivery, moved_event, take_moved};
 use super::record::{
-    self, EventBody, MovedDelivery, Place, SettleBody, event_number, moved_event, take_event,
-    take_moved, take_settle, take_settle_start,
+    self, EventBody, Place, SettleBody, event_number, take_event, take_settle, take_settle_start,
 };
 use super::segment::{Extent, Walk};
-use crate::delivery::{AttemptRecord, Decision};
+use super::stands::Ended;
+use crate::delivery::AttemptRecord;
 use crate::store::ATTEMPTS_KEPT_MAX;
 
 /// An event's record as it was read back.
@@ -58,12 +61,20 @@ pub(super) fn events(extents: &[(Extent, Vec<u64>)]) -> io::Result<Vec<(u64, Opt
     Ok(found)
 }
 
-/// Finds the record that settled a delivery for good.
-pub(super) fn final_settle(
-    extents: &[Extent],
-    event: u64,
-    target: u32,
-) -> io::Result<Option<SettleBody>> {
+/// One delivery: event, endpoint, run.
+pub(super) type Key = (u64, u32, u32);
+
+/// What records say of deliveries that ended.
+#[derive(Default)]
+pub(super) struct Endings {
+    pub(super) settled: HashMap<Key, SettleBody>,
+    /// Those that were set aside.
+    pub(super) purged: Vec<Key>,
+}
+
+/// Finds the records that settled deliveries of `events` (in ascending order) for good.
+pub(super) fn endings(extents: &[Extent], events: &[u64]) -> io::Result<Endings> {
+    let mut endings = Endings::default();
     for extent in extents {
         let bytes = read_range(&*extent.file, u64::from(extent.from), u64::from(extent.to))?;
         let mut walk = Walk::new(&bytes, extent.from, extent.seal);
@@ -74,17 +85,29 @@ pub(super) fn final_settle(
                 }
                 break;
             };
-            if frame.kind == kind::SETTLE
-                && let Ok(start) = take_settle_start(frame.body, extent.base)
-                && (start.event, start.target) == (event, target)
-                && !matches!(start.decision, Decision::RetryAt(_))
-                && let Ok(settle) = take_settle(frame.body, extent.base)
-            {
-                return Ok(Some(settle));
+            match frame.kind {
+                kind::SETTLE => {
+                    if let Ok(start) = take_settle_start(frame.body, extent.base)
+                        && events.binary_search(&start.event).is_ok()
+                        && Ended::by(start.decision).is_some()
+                        && let Ok(settle) = take_settle(frame.body, extent.base)
+                    {
+                        let key = (settle.event, settle.target, settle.run);
+                        endings.settled.insert(key, settle);
+                    }
+                }
+                kind::PURGE => {
+                    if let Ok(purge) = PurgeBody::take(frame.body, extent.base) {
+                        let runs = purge.runs.iter().map(|run| (run.event, run.target, run.run));
+                        let wanted = |key: &Key| events.binary_search(&key.0).is_ok();
+                        endings.purged.extend(runs.filter(wanted));
+                    }
+                }
+                _ => {}
             }
         }
     }
-    Ok(None)
+    Ok(endings)
 }
 
 enum Step {
@@ -93,7 +116,7 @@ enum Step {
 }
 
 /// Reads one settle or moved record.
-fn step(extent: &Extent, offset: u32, target: u32) -> io::Result<Option<Step>> {
+fn step(extent: &Extent, offset: u32, (target, run): (u32, u32)) -> io::Result<Option<Step>> {
     /// Enough for most attempts, so that one read suffices.
     const FIRST_READ: u64 = 1024;
     let from = u64::from(offset);
@@ -109,19 +132,20 @@ fn step(extent: &Extent, offset: u32, target: u32) -> io::Result<Option<Step>> {
     Ok(match frame.kind {
         kind::SETTLE => take_settle(frame.body, extent.base).ok().map(Step::Settle),
         kind::MOVED => take_moved(frame.body, extent.base).ok().map(|moved| {
-            let mine = moved.deliveries.into_iter().find(|delivery| delivery.target == target);
+            let mut deliveries = moved.deliveries.into_iter();
+            let mine = deliveries.find(|delivery| (delivery.target, delivery.run) == (target, run));
             Step::Moved(mine.map(|delivery| delivery.attempts).unwrap_or_default())
         }),
         _ => None,
     })
 }
 
-/// The attempts of a delivery, oldest first: the first and the newest, at most 16. `newest` is the
-/// newest one where it is known already. Attempts in records that are damaged or gone are missing.
+/// The attempts of a delivery (endpoint and run), oldest first: the first and the newest, at most 16.
+/// `newest` is the newest one where it is known already. Attempts in records that are damaged or gone are missing.
 pub(super) fn attempts(
     before: Option<record::Before>,
     newest: Option<AttemptRecord>,
-    target: u32,
+    delivery: (u32, u32),
     extent_at: impl Fn(Place) -> Option<Extent>,
 ) -> io::Result<Vec<AttemptRecord>> {
     let mut found: Vec<AttemptRecord> = newest.into_iter().collect();
@@ -133,7 +157,7 @@ pub(super) fn attempts(
     {
         has_first = Some(place) == first;
         let Some(extent) = extent_at(place) else { break };
-        match step(&extent, place.offset, target)? {
+        match step(&extent, place.offset, delivery)? {
             Some(Step::Settle(settle)) => {
                 found.extend(settle.attempt);
                 next = settle.before.map(|before| before.last);
@@ -146,7 +170,7 @@ pub(super) fn attempts(
         && !has_first
         && let Some(extent) = extent_at(place)
     {
-        let attempt = match step(&extent, place.offset, target)? {
+        let attempt = match step(&extent, place.offset, delivery)? {
             Some(Step::Settle(settle)) => settle.attempt,
             Some(Step::Moved(attempts)) => attempts.into_iter().next(),
             None => None,

@@ -24,11 +24,11 @@ pub(super) struct Base {
 }
 
 impl Base {
-    fn put_time(self, out: &mut Vec<u8>, time: Timestamp) {
+    pub(super) fn put_time(self, out: &mut Vec<u8>, time: Timestamp) {
         out.put_signed(time.as_millis().wrapping_sub(self.time.as_millis()));
     }
 
-    fn time(self, take: &mut Take<'_>) -> Decoded<Timestamp> {
+    pub(super) fn time(self, take: &mut Take<'_>) -> Decoded<Timestamp> {
         Ok(Timestamp::from_millis(self.time.as_millis().wrapping_add(take.signed()?)))
     }
 }
@@ -242,10 +242,13 @@ pub(super) fn take_event(body: &[u8], base: Base, types: &[EventType]) -> Decode
 pub(super) struct SettleBody {
     pub(super) event: u64,
     pub(super) target: u32,
+    pub(super) run: u32,
     /// Attempts made, this one included.
     pub(super) attempts: u32,
     pub(super) decision: Decision,
     pub(super) attempt: Option<AttemptRecord>,
+    /// When it was decided, where no attempt tells.
+    pub(super) at: Option<Timestamp>,
     /// The records of the attempt before and of the first, where there was one.
     pub(super) before: Option<Before>,
     /// Up to where this segment was known to be synced when the record was made.
@@ -264,9 +267,11 @@ pub(super) struct Before {
 pub(super) struct SettleStart<'a> {
     pub(super) event: u64,
     pub(super) target: u32,
+    pub(super) run: u32,
     pub(super) attempts: u32,
     pub(super) decision: Decision,
     pub(super) before: Option<Before>,
+    pub(super) at: Option<Timestamp>,
     pub(super) has_attempt: bool,
     pub(super) synced: Option<u32>,
     /// Behind all this: the attempt.
@@ -282,7 +287,7 @@ fn take_place(take: &mut Take<'_>) -> Decoded<Place> {
     Ok(Place { segment: take.var_u32()?, offset: take.var_u32()? })
 }
 
-fn put_decision(out: &mut Vec<u8>, decision: Decision, base: Base) {
+pub(super) fn put_decision(out: &mut Vec<u8>, decision: Decision, base: Base) {
     match decision {
         Decision::Delivered => out.put_u8(0),
         Decision::RetryAt(due) => {
@@ -296,7 +301,7 @@ fn put_decision(out: &mut Vec<u8>, decision: Decision, base: Base) {
     }
 }
 
-fn take_decision(take: &mut Take<'_>, base: Base) -> Decoded<Decision> {
+pub(super) fn take_decision(take: &mut Take<'_>, base: Base) -> Decoded<Decision> {
     Ok(match take.u8()? {
         0 => Decision::Delivered,
         1 => Decision::RetryAt(base.time(take)?),
@@ -308,7 +313,7 @@ fn take_decision(take: &mut Take<'_>, base: Base) -> Decoded<Decision> {
     })
 }
 
-fn put_attempt(out: &mut Vec<u8>, attempt: &AttemptRecord, base: Base) {
+pub(super) fn put_attempt(out: &mut Vec<u8>, attempt: &AttemptRecord, base: Base) {
     out.put_var(u64::from(attempt.number));
     base.put_time(out, attempt.at);
     out.put_var(attempt.took_ms);
@@ -318,7 +323,7 @@ fn put_attempt(out: &mut Vec<u8>, attempt: &AttemptRecord, base: Base) {
     out.put_text(&attempt.answer);
 }
 
-fn take_attempt(take: &mut Take<'_>, base: Base) -> Decoded<AttemptRecord> {
+pub(super) fn take_attempt(take: &mut Take<'_>, base: Base) -> Decoded<AttemptRecord> {
     Ok(AttemptRecord {
         number: take.var_u32()?,
         at: base.time(take)?,
@@ -345,7 +350,9 @@ pub(super) fn put_settle(out: &mut Vec<u8>, base: Base, settle: &SettleBody) {
         u8::from(settle.attempt.is_some())
             | u8::from(settle.before.is_some()) << 1
             | u8::from(first_differs) << 2
-            | u8::from(settle.synced.is_some()) << 3,
+            | u8::from(settle.synced.is_some()) << 3
+            | u8::from(settle.run > 0) << 4
+            | u8::from(settle.at.is_some()) << 5,
     );
     if let Some(synced) = settle.synced {
         out.put_var(u64::from(synced));
@@ -355,6 +362,12 @@ pub(super) fn put_settle(out: &mut Vec<u8>, base: Base, settle: &SettleBody) {
         if first_differs {
             put_place(out, before.first);
         }
+    }
+    if settle.run > 0 {
+        out.put_var(u64::from(settle.run));
+    }
+    if let Some(at) = settle.at {
+        base.put_time(out, at);
     }
     if let Some(attempt) = &settle.attempt {
         put_attempt(out, attempt, base);
@@ -375,94 +388,29 @@ pub(super) fn take_settle_start(body: &[u8], base: Base) -> Decoded<SettleStart<
         let first = if flags & 4 == 0 { last } else { take_place(&mut take)? };
         before = Some(Before { last, first });
     }
+    let run = if flags & 16 == 0 { 0 } else { take.var_u32()? };
+    let at = if flags & 32 == 0 { None } else { Some(base.time(&mut take)?) };
     let has_attempt = flags & 1 != 0;
-    Ok(SettleStart { event, target, attempts, decision, before, has_attempt, synced, rest: take })
+    let rest = take;
+    Ok(SettleStart {
+        event,
+        target,
+        run,
+        attempts,
+        decision,
+        before,
+        at,
+        has_attempt,
+        synced,
+        rest,
+    })
 }
 
 pub(super) fn take_settle(body: &[u8], base: Base) -> Decoded<SettleBody> {
     let mut start = take_settle_start(body, base)?;
     let attempt = if start.has_attempt { Some(take_attempt(&mut start.rest, base)?) } else { None };
-    let SettleStart { event, target, attempts, decision, before, synced, .. } = start;
-    Ok(SettleBody { event, target, attempts, decision, attempt, before, synced })
-}
-
-/// The state of one delivery of an event that was copied forward.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct MovedDelivery {
-    pub(super) target: u32,
-    /// `None`: waiting and never tried.
-    pub(super) decision: Option<Decision>,
-    pub(super) attempts_made: u32,
-    pub(super) attempts: Vec<AttemptRecord>,
-}
-
-/// Deliveries first, the event's own body after them. `continues`: the event follows the one of the
-/// record before, in the same run.
-pub(super) fn put_moved(
-    out: &mut Vec<u8>,
-    base: Base,
-    deliveries: &[MovedDelivery],
-    continues: bool,
-) {
-    out.put_u8(u8::from(continues));
-    let mut head = Vec::new();
-    head.put_var(deliveries.len() as u64);
-    for delivery in deliveries {
-        head.put_var(u64::from(delivery.target));
-        match delivery.decision {
-            None => head.put_u8(255),
-            Some(decision) => put_decision(&mut head, decision, base),
-        }
-        head.put_var(u64::from(delivery.attempts_made));
-        head.put_var(delivery.attempts.len() as u64);
-        for attempt in &delivery.attempts {
-            put_attempt(&mut head, attempt, base);
-        }
-    }
-    out.put_var(head.len() as u64);
-    out.put(&head);
-}
-
-/// What a moved event's record holds.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Moved<'a> {
-    pub(super) continues: bool,
-    pub(super) deliveries: Vec<MovedDelivery>,
-    /// The event's own body.
-    pub(super) event: &'a [u8],
-}
-
-pub(super) fn take_moved(body: &[u8], base: Base) -> Decoded<Moved<'_>> {
-    let mut take = Take::new(body);
-    let continues = take.u8()? & 1 == 1;
-    let count = take.count()?;
-    let mut head = Take::new(take.bytes(count)?);
-    let deliveries = (0..head.count()?)
-        .map(|_| {
-            let target = head.var_u32()?;
-            let decision = if head.rest().first() == Some(&255) {
-                head.u8()?;
-                None
-            } else {
-                Some(take_decision(&mut head, base)?)
-            };
-            let attempts_made = head.var_u32()?;
-            let attempts = (0..head.count()?)
-                .map(|_| take_attempt(&mut head, base))
-                .collect::<Decoded<_>>()?;
-            Ok(MovedDelivery { target, decision, attempts_made, attempts })
-        })
-        .collect::<Decoded<_>>()?;
-    Ok(Moved { continues, deliveries, event: take.rest() })
-}
-
-/// The event's own body in a moved event's record.
-pub(super) fn moved_event(body: &[u8]) -> Decoded<&[u8]> {
-    let mut take = Take::new(body);
-    take.u8()?;
-    let count = take.count()?;
-    take.bytes(count)?;
-    Ok(take.rest())
+    let SettleStart { event, target, run, attempts, decision, before, at, synced, .. } = start;
+    Ok(SettleBody { event, target, run, attempts, decision, attempt, at, before, synced })
 }
 
 #[cfg(test)]
@@ -548,8 +496,19 @@ mod tests {
             ][number % 3];
             let attempt = (number % 2 == 0).then(attempt);
             let synced = (number % 2 == 1).then_some(99);
-            let settle =
-                SettleBody { event: 7, target: 3, attempts: 4, decision, attempt, before, synced };
+            let at = attempt.is_none().then_some(BASE.time);
+            let run = number as u32 * 100;
+            let settle = SettleBody {
+                event: 7,
+                target: 3,
+                run,
+                attempts: 4,
+                decision,
+                attempt,
+                at,
+                before,
+                synced,
+            };
             let mut bytes = Vec::new();
             put_settle(&mut bytes, BASE, &settle);
             assert!(bytes.len() <= settle_size_max(settle.attempt.as_ref()));
@@ -558,24 +517,5 @@ mod tests {
                 assert!(take_settle(&bytes[..end], BASE).is_err(), "cut at {end}");
             }
         }
-    }
-
-    #[test]
-    fn moved_deliveries_come_back() {
-        let deliveries = vec![
-            MovedDelivery { target: 0, decision: None, attempts_made: 0, attempts: vec![] },
-            MovedDelivery {
-                target: 1,
-                decision: Some(Decision::RetryAt(BASE.time)),
-                attempts_made: 2,
-                attempts: vec![attempt(), attempt()],
-            },
-        ];
-        let mut bytes = Vec::new();
-        put_moved(&mut bytes, BASE, &deliveries, true);
-        bytes.put(b"event");
-        let moved = Moved { continues: true, deliveries, event: &b"event"[..] };
-        assert_eq!(take_moved(&bytes, BASE), Ok(moved));
-        assert_eq!(moved_event(&bytes), Ok(&b"event"[..]));
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::checkpoint::{self, Checkpoint};
 use super::codec::{Decoded, Malformed};
 use super::dedup::DEDUP_IDS_MAX;
+use super::facts::{self, PurgeBody, ReplayBody};
 use super::files::{File, Files, folder_path, read_range, read_whole};
 use super::format::{
     self, CHECKPOINT, CHECKPOINT_NEW, Frame, RECORD_HEADER, SEGMENT_HEADER, SEGMENT_NEW, SPARE_NEW,
@@ -15,10 +16,10 @@ use super::format::{
 };
 use super::index;
 use super::lane::{Lane, Tried};
-use super::record::{self, Base, Before, Moved, Name, Place};
+use super::moved::take_moved;
+use super::record::{self, Base, Name, Place};
 use super::segment::{Load, Segment, Walk};
-use super::state::{State, note_settled};
-use crate::delivery::Decision;
+use super::state::State;
 use crate::endpoint::EndpointId;
 use crate::error::{Error, ErrorKind};
 use crate::event::EventType;
@@ -152,8 +153,10 @@ fn read_checkpoint(
         });
         Ok(None)
     };
-    let Ok(checkpoint) = checkpoint::decode(&bytes) else {
-        return refuse("the checkpoint is damaged");
+    let checkpoint = match checkpoint::decode(&bytes) {
+        Ok(Some(checkpoint)) => checkpoint,
+        Ok(None) => return Ok(None),
+        Err(Malformed) => return refuse("the checkpoint is damaged"),
     };
     if headers.first().is_some_and(|(header, _)| header.store != checkpoint.store) {
         return refuse("the checkpoint belongs to another store");
@@ -183,14 +186,14 @@ struct Batched {
     bytes: u32,
 }
 
-struct Replay<'a> {
+pub(super) struct Replay<'a> {
     files: &'a dyn Files,
-    state: State,
+    pub(super) state: State,
     recovery: Recovery,
     /// By endpoint number; `None` where its definition was not read (yet).
     endpoints: Vec<Option<EndpointId>>,
     /// Deliveries that were tried. By event here, as settlements name them; by time afterwards.
-    waiting: HashMap<(u32, u64), (Timestamp, Tried)>,
+    pub(super) waiting: HashMap<(u32, u64), (Timestamp, Tried)>,
     /// Ids of events below it are too many to be remembered.
     remember_from: u64,
     /// The events of a batch whose last one was not read yet.
@@ -290,7 +293,7 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    fn segment(&mut self, number: u32) -> &mut Segment {
+    pub(super) fn segment(&mut self, number: u32) -> &mut Segment {
         self.state.segments.get_mut(number).expect("a segment that is scanned is listed")
     }
 
@@ -319,10 +322,15 @@ impl<'a> Replay<'a> {
         state.now = checkpoint.now;
         state.checkpoint = checkpoint.place;
         state.segments.moved.clone_from(&checkpoint.moved);
+        state.segments.copied.clone_from(&checkpoint.copied);
+        state.notes.clone_from(&checkpoint.notes);
         for (number, lane) in checkpoint.lanes.iter().enumerate() {
             let mut owed = Lane::new(lane.id.clone());
             owed.fresh.clone_from(&lane.fresh);
             owed.fresh_count = owed.fresh.len();
+            owed.stands.clone_from(&lane.stands);
+            owed.series.clone_from(&lane.series);
+            owed.totals_from = lane.totals_from;
             state.lanes.push(owed);
             self.endpoints.push(Some(lane.id.clone()));
             for (event, due, tried) in &lane.waiting {
@@ -471,17 +479,22 @@ impl<'a> Replay<'a> {
                 }
             }
             kind::SETTLE => {
-                let settle = record::take_settle_start(frame.body, base)?;
+                let settle = record::take_settle(frame.body, base)?;
                 self.apply_settle(place, &settle);
             }
             kind::MOVED => {
-                let moved = record::take_moved(frame.body, base)?;
+                let moved = take_moved(frame.body, base)?;
                 let start = record::take_event_start(moved.event, base)?;
-                let segment = self.segment(place.segment);
-                let print = format::fingerprint(segment.header.store, &start.id);
-                segment.note_copied(print, start.number);
+                index::note_copied(self.segment(place.segment), &start);
                 self.apply_moved(place, bytes, start.number, &moved);
             }
+            kind::REPLAY => self.apply_replay(place, ReplayBody::take(frame.body, base)?),
+            kind::PURGE => self.apply_purge(place, &PurgeBody::take(frame.body, base)?),
+            kind::NOTE => {
+                let note = facts::take_note(frame.body)?;
+                self.state.notes.apply(note, place.segment);
+            }
+            kind::TOTALS => self.apply_totals(place, &facts::take_totals(frame.body)?),
             // Marks are the walk's affair. Kinds of a newer minor version are skipped.
             _ => {}
         }
@@ -513,7 +526,7 @@ impl<'a> Replay<'a> {
     }
 
     /// The lane of an endpoint number, made where it is not known.
-    fn lane(&mut self, number: u32) -> &mut Lane {
+    pub(super) fn lane(&mut self, number: u32) -> &mut Lane {
         while self.state.lanes.len() <= number as usize {
             let placeholder = "lost".parse().expect("a valid endpoint id");
             self.state.lanes.push(Lane::new(placeholder));
@@ -539,61 +552,10 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Takes a delivery out of what is owed. `false` where it was not.
-    fn take(&mut self, target: u32, event: u64) -> bool {
-        let Some(lane) = self.state.lanes.get_mut(target as usize) else { return false };
-        let was_owed = lane.remove_fresh(event) || self.waiting.remove(&(target, event)).is_some();
-        if was_owed {
-            self.state.owe_less(event);
-        }
-        was_owed
-    }
-
-    fn apply_settle(&mut self, place: Place, settle: &record::SettleStart<'_>) {
-        let was_owed = self.take(settle.target, settle.event);
-        let Decision::RetryAt(due) = settle.decision else {
-            note_settled(self.segment(place.segment), settle.event);
-            return;
-        };
-        // A settlement of what is gone tells nothing that anybody could act on.
-        if !was_owed {
-            return;
-        }
-        let first = settle.before.map_or(place, |before| before.first);
-        let before =
-            if settle.has_attempt { Some(Before { last: place, first }) } else { settle.before };
-        let tried = Tried { attempts: settle.attempts, before };
-        self.waiting.insert((settle.target, settle.event), (due, tried));
-        if let Some(segment) = self.state.segments.of_event(settle.event) {
-            self.state.segments.change_load(segment, |load| load.owed += 1);
-        }
-    }
-
-    fn apply_moved(&mut self, place: Place, bytes: u32, event: u64, moved: &Moved<'_>) {
-        let mut owed = 0;
-        for delivery in &moved.deliveries {
-            self.take(delivery.target, event);
-            match delivery.decision {
-                None => self.lane(delivery.target).insert_fresh(event),
-                Some(Decision::RetryAt(due)) => {
-                    let before = Before { last: place, first: place };
-                    let before = (!delivery.attempts.is_empty()).then_some(before);
-                    let tried = Tried { attempts: delivery.attempts_made, before };
-                    self.lane(delivery.target);
-                    self.waiting.insert((delivery.target, event), (due, tried));
-                }
-                Some(_) => continue,
-            }
-            owed += 1;
-        }
-        self.state.segments.note_moved(place, event, moved.continues);
-        self.state.add_load(place.segment, bytes, owed, owed);
-    }
-
     fn finish(mut self) -> (State, Recovery) {
         let mut state = self.state;
         for ((target, event), (due, tried)) in self.waiting {
-            state.lanes[target as usize].waiting.insert((due, event), tried);
+            state.lanes[target as usize].insert_waiting(due, event, tried);
         }
         for (number, id) in self.endpoints.into_iter().enumerate() {
             let lane = &mut state.lanes[number];
@@ -644,6 +606,9 @@ fn is_followed_by_proof(walk: &Walk<'_>) -> bool {
             let synced = match frame.kind {
                 kind::EVENT => record::take_event_start(frame.body, base).map(|s| s.synced),
                 kind::SETTLE => record::take_settle_start(frame.body, base).map(|s| s.synced),
+                kind::REPLAY | kind::PURGE | kind::NOTE | kind::TOTALS => {
+                    facts::take_synced(frame.body)
+                }
                 _ => Ok(None),
             };
             if synced.is_ok_and(|synced| synced.is_some_and(|synced| synced > place)) {

@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use roaring::RoaringTreemap;
+
+use super::block::{Block, Summary};
 use super::codec::{Decoded, Put, Take};
 use super::files::File;
 use super::format::{Frame, SEGMENT_HEADER, Seal, SegmentHeader};
@@ -16,21 +19,6 @@ const BLOCK_BYTES: u32 = 16 << 10;
 /// Most bytes that are read at once for a run of adjacent blocks.
 const EXTENT_BYTES_MAX: u32 = 1 << 20;
 
-/// A stretch of whole records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Block {
-    pub(super) offset: u32,
-    /// The epoch of its first record.
-    pub(super) epoch: u32,
-    /// The number of the first event accepted in or after it.
-    pub(super) event: u64,
-    /// When the first event in or after it was accepted, as far as known.
-    pub(super) time: Timestamp,
-    /// The lowest and highest event that a record in it settles for good; lowest above highest:
-    /// none.
-    pub(super) settled: (u64, u64),
-}
-
 /// One segment as it is kept in memory.
 pub(super) struct Segment {
     pub(super) header: SegmentHeader,
@@ -39,6 +27,10 @@ pub(super) struct Segment {
     /// Where its records end.
     pub(super) end: u32,
     pub(super) blocks: Vec<Block>,
+    /// Of all its blocks.
+    pub(super) summary: Summary,
+    /// The lowest and highest event that a record in it settles for good; lowest above highest: none.
+    settled: (u64, u64),
     /// The types that its events name by place.
     pub(super) types: Arc<Vec<EventType>>,
     /// A fingerprint for each event accepted in it, in order; dropped once its index is written.
@@ -89,6 +81,8 @@ impl Segment {
             file,
             end: SEGMENT_HEADER,
             blocks: Vec::new(),
+            summary: Summary::NONE,
+            settled: (u64::MAX, 0),
             types: Arc::default(),
             prints: Vec::new(),
             copied: Vec::new(),
@@ -123,10 +117,30 @@ impl Segment {
             .last()
             .is_none_or(|block| offset >= block.offset + BLOCK_BYTES || epoch != block.epoch);
         if is_full {
-            let time = self.last_time;
-            self.blocks.push(Block { offset, epoch, event, time, settled: (u64::MAX, 0) });
+            self.blocks.push(Block::new(offset, epoch, event));
         }
         self.blocks.last_mut().expect("pushed above where there was none")
+    }
+
+    /// Notes what the event whose record was just added has.
+    pub(super) fn note_event(&mut self, event: &Summary) {
+        self.summary.add(event);
+        if let Some(block) = self.blocks.last_mut() {
+            block.summary.add(event);
+        }
+    }
+
+    /// Notes that the record that was just added settles or purges a delivery of `event` for good.
+    pub(super) fn note_settled(&mut self, event: u64) {
+        self.settled = (self.settled.0.min(event), self.settled.1.max(event));
+        if let Some(block) = self.blocks.last_mut() {
+            block.settled.insert(event);
+        }
+    }
+
+    /// The block that holds the record at `offset`.
+    pub(super) fn block_at(&self, offset: u32) -> Option<usize> {
+        self.blocks.partition_point(|block| block.offset <= offset).checked_sub(1)
     }
 
     fn extent(&self, from: usize, to: usize) -> Option<Extent> {
@@ -144,17 +158,26 @@ impl Segment {
 
     /// The stretch in which the record at `offset` is.
     pub(super) fn extent_at(&self, offset: u32) -> Option<Extent> {
-        let block = self.blocks.partition_point(|block| block.offset <= offset).checked_sub(1)?;
+        let block = self.block_at(offset)?;
         self.extent(block, block + 1)
     }
 
-    /// The stretches that may hold the settlement of `event`, in order.
-    pub(super) fn extents_settling(&self, event: u64) -> impl Iterator<Item = Extent> + '_ {
-        let holds = move |block: &Block| (block.settled.0..=block.settled.1).contains(&event);
-        let blocks = self.blocks.iter().enumerate();
-        blocks
-            .filter(move |(_, block)| holds(block))
-            .filter_map(|(number, _)| self.extent(number, number + 1))
+    /// The stretches that may hold settlements of `events` (in ascending order), in order.
+    fn extents_settling(&self, events: &[u64], extents: &mut Vec<Extent>) {
+        let has_any = |low: u64, high: u64| {
+            let at = events.partition_point(|event| *event < low);
+            events.get(at).is_some_and(|event| *event <= high)
+        };
+        if !has_any(self.settled.0, self.settled.1) {
+            return;
+        }
+        for (number, block) in self.blocks.iter().enumerate() {
+            if block.settled.ranges().any(|(low, high)| has_any(low, high))
+                && let Some(extent) = self.extent(number, number + 1)
+            {
+                join(extents, extent);
+            }
+        }
     }
 
     /// What the index file holds beside the fingerprints.
@@ -167,16 +190,7 @@ impl Segment {
         }
         out.put_var(self.blocks.len() as u64);
         for block in &self.blocks {
-            out.put_var(u64::from(block.offset));
-            out.put_var(u64::from(block.epoch));
-            out.put_var(block.event - self.header.base);
-            out.put_i64(block.time.as_millis());
-            let (low, high) = block.settled;
-            out.put_u8(u8::from(low <= high));
-            if low <= high {
-                out.put_var(low);
-                out.put_var(high - low);
-            }
+            block.put(out, self.base());
         }
         out.put_var(self.prints.len() as u64);
         for print in &self.prints {
@@ -196,21 +210,17 @@ impl Segment {
             .map(|_| take.text()?.parse().map_err(|_| super::codec::Malformed))
             .collect::<Decoded<_>>()?;
         self.types = Arc::new(types);
-        self.blocks = (0..take.count()?)
-            .map(|_| {
-                let offset = take.var_u32()?;
-                let epoch = take.var_u32()?;
-                let event = self.header.base.wrapping_add(take.var()?);
-                let time = Timestamp::from_millis(take.i64()?);
-                let settled = if take.u8()? == 0 {
-                    (u64::MAX, 0)
-                } else {
-                    let low = take.var()?;
-                    (low, low.wrapping_add(take.var()?))
-                };
-                Ok(Block { offset, epoch, event, time, settled })
-            })
-            .collect::<Decoded<_>>()?;
+        let base = self.base();
+        self.blocks =
+            (0..take.count()?).map(|_| Block::take(take, base)).collect::<Decoded<_>>()?;
+        self.summary = Summary::NONE;
+        self.settled = (u64::MAX, 0);
+        for block in &self.blocks {
+            self.summary.add(&block.summary);
+            for (low, high) in block.settled.ranges() {
+                self.settled = (self.settled.0.min(low), self.settled.1.max(high));
+            }
+        }
         self.prints = (0..take.count()?).map(|_| take.u64()).collect::<Decoded<_>>()?;
         self.copied =
             (0..take.count()?).map(|_| Ok((take.u64()?, take.u64()?))).collect::<Decoded<_>>()?;
@@ -232,6 +242,20 @@ pub(super) struct Extent {
     pub(super) to: u32,
 }
 
+/// Adds a stretch; one that follows the last is joined to it, up to what is read at once.
+fn join(extents: &mut Vec<Extent>, extent: Extent) {
+    match extents.last_mut() {
+        Some(last)
+            if last.segment == extent.segment
+                && last.to == extent.from
+                && extent.to - last.from <= EXTENT_BYTES_MAX =>
+        {
+            last.to = extent.to;
+        }
+        _ => extents.push(extent),
+    }
+}
+
 /// A stretch of moved events, in order of their numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MovedRun {
@@ -243,8 +267,11 @@ pub(super) struct MovedRun {
 #[derive(Default)]
 pub(super) struct Segments {
     list: Vec<Segment>,
-    /// Runs of moved events by their first number; they do not overlap.
+    /// Where moved events are, by the first number of a run; runs do not overlap. A run says nothing
+    /// of numbers in it that are not in `copied`.
     pub(super) moved: BTreeMap<u64, MovedRun>,
+    /// The events whose record is a copy.
+    pub(super) copied: RoaringTreemap,
     /// The first number of the run that was noted last.
     pub(super) moved_newest: Option<u64>,
     /// Sums over all segments.
@@ -263,10 +290,18 @@ impl Segments {
         &self.list
     }
 
-    pub(super) fn pop_front(&mut self) -> Segment {
+    /// Takes the oldest segment out. With it come the stretches in which its events were: of the
+    /// numbers in them, those that are not in `copied` are gone.
+    pub(super) fn pop_front(&mut self) -> (Segment, Vec<(u64, u64)>) {
         let first = self.list.remove(0);
-        self.moved.retain(|_, run| run.place.segment != first.header.number);
-        first
+        let end = self.list.first().map_or(u64::MAX, |next| next.header.base);
+        let mut gone = vec![(first.header.base, end)];
+        let here = self.moved.extract_if(.., |_, run| run.place.segment == first.header.number);
+        for (from, run) in here {
+            self.copied.remove_range(from..=run.last);
+            gone.push((from, run.last + 1));
+        }
+        (first, gone)
     }
 
     pub(super) fn last(&self) -> Option<&Segment> {
@@ -309,17 +344,22 @@ impl Segments {
                 && place.offset < block.offset + BLOCK_BYTES
         });
         let mut between = self.moved.range(before + 1..=event);
+        // A copy with a number between would be looked for in the wrong place.
+        let mut copies = self.copied.iter();
+        copies.advance_to(before + 1);
         run.last == before
             && before < event
             && is_near
             && between.all(|(_, run)| run.place.segment == from)
+            && copies.next().is_none_or(|copied| copied >= event)
     }
 
     /// Notes that an event's record is now at `place`. One that `continues` is in the same block as
-    /// the one noted before, and no event that is still owed has a number between.
+    /// the one noted before, and no copy has a number between.
     pub(super) fn note_moved(&mut self, place: Place, event: u64, continues: bool) {
         let newest = self.moved_newest.filter(|first| continues && *first < event);
         let first = newest.unwrap_or(event);
+        self.copied.insert(event);
         // What else was known of this stretch is outdated; what lies around it is not.
         let cut: Vec<(u64, MovedRun)> = (self.moved.range(..=event).rev())
             .take_while(|(_, run)| run.last >= first)
@@ -342,11 +382,34 @@ impl Segments {
     }
 
     pub(super) fn is_moved(&self, event: u64) -> bool {
-        self.moved_run(event).is_some()
+        self.copied.contains(event)
     }
 
     fn moved_run(&self, event: u64) -> Option<&MovedRun> {
+        if !self.copied.contains(event) {
+            return None;
+        }
         self.moved.range(..=event).next_back().map(|(_, run)| run).filter(|run| run.last >= event)
+    }
+
+    /// The block that holds an event's record, with its segment.
+    pub(super) fn block_of(&self, event: u64) -> Option<(&Segment, usize)> {
+        let segment = self.get(self.of_event(event)?)?;
+        let block = match self.moved_run(event) {
+            Some(run) => segment.block_at(run.place.offset)?,
+            // Blocks without an event of their own name the same next one: the last is the one.
+            None => segment.blocks.partition_point(|block| block.event <= event).checked_sub(1)?,
+        };
+        Some((segment, block))
+    }
+
+    /// Stretches that may hold settlements of `events` (in ascending order), in order.
+    pub(super) fn extents_settling(&self, events: &[u64]) -> Vec<Extent> {
+        let mut extents = Vec::new();
+        for segment in &self.list {
+            segment.extents_settling(events, &mut extents);
+        }
+        extents
     }
 
     /// The segment that holds an event's record.
@@ -389,24 +452,17 @@ impl Segments {
         })
     }
 
-    fn extent_of(&self, event: u64) -> Option<Extent> {
-        if let Some(run) = self.moved_run(event) {
-            let segment = self.get(run.place.segment)?;
-            return segment.extent_at(run.place.offset);
-        }
-        let segment = self.get(self.of_event(event)?)?;
-        // Blocks without an event of their own name the same next one: the last is the one.
-        let block = segment.blocks.partition_point(|block| block.event <= event).checked_sub(1)?;
+    pub(super) fn extent_of(&self, event: u64) -> Option<Extent> {
+        let (segment, block) = self.block_of(event)?;
         segment.extent(block, block + 1)
     }
 
     /// When the event was accepted, or a little earlier.
     pub(super) fn time_of(&self, event: u64) -> Timestamp {
-        let found = self.of_event(event).and_then(|number| self.get(number)).and_then(|segment| {
-            let block = segment.blocks.partition_point(|block| block.event <= event);
-            segment.blocks[..block].last()
-        });
-        found.map_or(Timestamp::MIN, |block| block.time)
+        self.block_of(event).map_or(Timestamp::MIN, |(segment, block)| {
+            let summary = segment.blocks[block].summary;
+            if summary.is_none() { segment.header.base_time } else { summary.oldest }
+        })
     }
 }
 

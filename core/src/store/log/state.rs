@@ -1,18 +1,22 @@
 //! What the store knows, under one lock that is held for map operations and encoding only, never
 //! across a read or write of the disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::block::Summary;
 use super::cache::{Cache, Cached};
 use super::dedup::Dedup;
+use super::facts::Chosen;
 use super::format::{RECORD_HEADER, fingerprint, kind};
 use super::lane::{Lane, Leased, Tried};
+use super::notes::Notes;
 use super::record::{self, Before, EventHead, Place, SettleBody};
 use super::segment::{Load, Segments};
+use super::stands::Ended;
 use super::tail::Tail;
 use crate::delivery::{ANSWER_BYTES_MAX, AttemptRecord, Decision, DeliveryId, MESSAGE_BYTES_MAX};
 use crate::endpoint::EndpointId;
@@ -22,7 +26,7 @@ use crate::store::{Accept, Accepted, Backlog, Fence, Next, Settled, Settlement};
 use crate::time::Timestamp;
 
 /// More than a record that defines a name takes beside the name.
-const NAME_FIXED_MAX: usize = RECORD_HEADER as usize + 8;
+pub(super) const NAME_FIXED_MAX: usize = RECORD_HEADER as usize + 8;
 
 /// What the store knows.
 pub(super) struct State {
@@ -38,13 +42,18 @@ pub(super) struct State {
     pub(super) fence_last: u64,
     /// Owed, but damaged in the log.
     pub(super) unreadable: Vec<Leased>,
+    /// Deliveries made again that are not visible yet, by lane and event.
+    pub(super) replaying: HashSet<(u32, u64)>,
+    /// Deliveries made again since the log was opened.
+    pub(super) runs_begun: u64,
+    pub(super) notes: Notes,
     pub(super) dedup: Dedup,
     pub(super) cache: Cache,
     /// The number of the next event.
     pub(super) next_event: u64,
     /// Events below it are as durable as promised, and may be seen and claimed.
     pub(super) visible: u64,
-    /// Encoded events that are not visible yet.
+    /// What was encoded and is not visible yet.
     pub(super) pending: Vec<Pending>,
     pub(super) pending_bytes: u64,
     pub(super) waiters: Vec<oneshot::Sender<()>>,
@@ -67,12 +76,16 @@ pub(super) struct State {
     pub(super) is_writer_asleep: bool,
 }
 
-/// An event that waits to become durable.
-pub(super) struct Pending {
-    number: u64,
-    segment: u32,
-    bytes: u32,
-    targets: Vec<u32>,
+/// What waits to become durable.
+pub(super) enum Pending {
+    Event {
+        number: u64,
+        segment: u32,
+        bytes: u32,
+        targets: Vec<u32>,
+    },
+    /// Deliveries made again.
+    Runs(Vec<Chosen>),
 }
 
 /// What a publish may not exceed.
@@ -100,18 +113,9 @@ pub(super) enum Try {
 pub(super) struct Taken {
     pub(super) fence: Fence,
     pub(super) event: u64,
+    pub(super) run: u32,
     pub(super) attempts: u32,
     pub(super) cached: Option<Cached>,
-}
-
-/// Where a delivery stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Status {
-    Fresh,
-    Waiting(Timestamp, Tried),
-    Leased(Timestamp, Tried),
-    /// Settled for good, or never known.
-    Final,
 }
 
 impl State {
@@ -129,6 +133,9 @@ impl State {
             // Leases of an earlier opening must never fit: its fences are elsewhere.
             fence_last: fastrand::u64(..) >> 2,
             unreadable: Vec::new(),
+            replaying: HashSet::new(),
+            runs_begun: 0,
+            notes: Notes::default(),
             dedup: Dedup::default(),
             cache: Cache::new(cache_bytes),
             next_event: 0,
@@ -291,18 +298,30 @@ impl State {
             );
             return Err(Error::new(ErrorKind::TooLarge, what));
         }
-        let owed_events = self.segments.owed_events + self.pending.len() as u64;
-        let owed_bytes = self.segments.owed_bytes + self.pending_bytes;
-        if owed_events + events > limits.events || owed_bytes + bytes > limits.bytes {
-            let what = format!(
-                "accept an event: {owed_events} events of {owed_bytes} bytes are still owed (limits \
-                 bus.backlog.events_max = {}, bus.backlog.bytes_max = {})",
-                limits.events, limits.bytes
-            );
-            return Err(Error::new(ErrorKind::Full, what));
-        }
+        self.check_backlog("accept an event", events, bytes, limits)?;
         self.tail.make_room(room, self.next_event, self.now, &mut self.segments);
         Ok(())
+    }
+
+    /// Whether so much more may be owed.
+    pub(super) fn check_backlog(
+        &self,
+        what: &str,
+        events: u64,
+        bytes: u64,
+        limits: Limits,
+    ) -> Result<(), Error> {
+        let owed_events = self.segments.owed_events + self.pending.len() as u64;
+        let owed_bytes = self.segments.owed_bytes + self.pending_bytes;
+        if owed_events + events <= limits.events && owed_bytes + bytes <= limits.bytes {
+            return Ok(());
+        }
+        let what = format!(
+            "{what}: {owed_events} events of {owed_bytes} bytes are still owed (limits \
+             bus.backlog.events_max = {}, bus.backlog.bytes_max = {})",
+            limits.events, limits.bytes
+        );
+        Err(Error::new(ErrorKind::Full, what))
     }
 
     fn encode(&mut self, accept: &Accept, print: u64, now: Timestamp, more: bool) {
@@ -323,9 +342,10 @@ impl State {
         let segment = self.segments.get_mut(place.segment).expect("it was just appended to");
         segment.prints.push(print);
         segment.last_time = segment.last_time.max(now);
+        segment.note_event(&Summary::of(now, kind, &targets));
         let bytes = segment.end - place.offset;
         self.pending_bytes += u64::from(bytes);
-        self.pending.push(Pending { number, segment: place.segment, bytes, targets });
+        self.pending.push(Pending::Event { number, segment: place.segment, bytes, targets });
         self.dedup.insert(print, number);
         let cached = Cached {
             event: Arc::clone(event),
@@ -337,27 +357,36 @@ impl State {
 
     /// What was pending is durable now: it may be seen. Returns whether somebody is to be woken.
     pub(super) fn make_visible(&mut self, pending: Vec<Pending>) -> bool {
-        for event in pending {
-            self.pending_bytes -= u64::from(event.bytes);
-            self.visible = event.number + 1;
-            let deliveries = event.targets.len() as u64;
-            if deliveries > 0 {
-                self.segments.change_load(event.segment, |load| {
-                    load.events += 1;
-                    load.bytes += u64::from(event.bytes);
-                    load.deliveries += deliveries;
-                    load.owed += deliveries;
-                });
-            }
-            for target in event.targets {
-                let lane = &mut self.lanes[target as usize];
-                lane.insert_fresh(event.number);
-                if std::mem::take(&mut lane.is_dry) {
-                    self.announced.push(lane.id.clone());
+        for pending in pending {
+            let (number, segment, bytes, targets) = match pending {
+                Pending::Event { number, segment, bytes, targets } => {
+                    (number, segment, bytes, targets)
                 }
+                Pending::Runs(runs) => {
+                    self.begin_runs(&runs);
+                    continue;
+                }
+            };
+            self.pending_bytes -= u64::from(bytes);
+            self.visible = number + 1;
+            let deliveries = targets.len() as u64;
+            if deliveries > 0 {
+                self.add_load(segment, bytes, deliveries, deliveries);
+            }
+            for target in targets {
+                self.insert_fresh(target, number);
             }
         }
         !self.announced.is_empty()
+    }
+
+    /// A delivery is there to be claimed.
+    pub(super) fn insert_fresh(&mut self, lane: u32, event: u64) {
+        let lane = &mut self.lanes[lane as usize];
+        lane.insert_fresh(event);
+        if std::mem::take(&mut lane.is_dry) {
+            self.announced.push(lane.id.clone());
+        }
     }
 
     /// Makes deliveries due again whose leases ran out before `now`.
@@ -368,7 +397,7 @@ impl State {
         {
             lane.leased.pop_first();
             let leased = self.leases.remove(&fence).expect("every lease of a lane is in the map");
-            lane.waiting.insert((until, leased.event), leased.tried);
+            lane.insert_waiting(until, leased.event, leased.tried);
         }
     }
 
@@ -404,7 +433,7 @@ impl State {
                 }
             };
             let (event, due, tried) = if is_waiting_first {
-                let ((due, event), tried) = lane.waiting.pop_first().expect("looked at above");
+                let (due, event, tried) = lane.pop_waiting().expect("looked at above");
                 (event, Some(due), tried)
             } else {
                 let event = fresh.next().expect("looked at above");
@@ -418,7 +447,8 @@ impl State {
                 cached.as_ref().map(|cached| fingerprint(self.tail.store, cached.event.id()));
             self.leases.insert(fence, Leased { lane: number, event, until, due, tried, print });
             lane.leased.insert((until, fence));
-            taken.push(Taken { fence, event, attempts: tried.attempts, cached });
+            let run = lane.run(event);
+            taken.push(Taken { fence, event, run, attempts: tried.attempts, cached });
         }
         let next_due = lane.waiting.first_key_value().map(|((due, _), _)| *due);
         let next = if lane.fresh_count > 0 || next_due.is_some_and(|due| due <= now) {
@@ -443,8 +473,9 @@ impl State {
     fn end_lease(&mut self, delivery: &DeliveryId, fence: Fence) -> Option<Leased> {
         let leased = *self.leases.get(&fence)?;
         // A caller that mixes up its leases must not settle somebody else's delivery.
-        if self.lanes[leased.lane as usize].id != *delivery.endpoint()
-            || delivery.run() != 0
+        let lane = &self.lanes[leased.lane as usize];
+        if lane.id != *delivery.endpoint()
+            || delivery.run() != lane.run(leased.event)
             || leased.print != Some(fingerprint(self.tail.store, delivery.event()))
         {
             return None;
@@ -493,7 +524,7 @@ impl State {
         if leased.tried.attempts == 0 {
             lane.insert_fresh(leased.event);
         } else {
-            lane.waiting.insert((Timestamp::MIN, leased.event), leased.tried);
+            lane.insert_waiting(Timestamp::MIN, leased.event, leased.tried);
         }
         if std::mem::take(&mut lane.is_dry) {
             self.announced.push(lane.id.clone());
@@ -501,13 +532,15 @@ impl State {
     }
 
     /// Sets a claimed delivery aside whose event cannot be read: claiming it again would not help. It
-    /// stays owed in the log, so that its segment is kept, and is tried again after reopening.
+    /// stays owed in the log, so that its segment is kept, is told as delayed, and is tried again after
+    /// reopening.
     pub(super) fn set_unreadable(&mut self, endpoint: &EndpointId, fence: Fence) {
         if let Some(leased) = self.remove_lease(fence) {
             tracing::error!(
                 %endpoint, event = leased.event, segment = self.segments.of_event(leased.event),
                 "an event is damaged in the log and cannot be delivered"
             );
+            self.lanes[leased.lane as usize].unreadable += 1;
             self.unreadable.push(leased);
         }
     }
@@ -531,8 +564,10 @@ impl State {
         let body = SettleBody {
             event: leased.event,
             target: leased.lane,
+            run: delivery.run(),
             attempts: tried.attempts,
             decision: settlement.decision,
+            at: attempt.is_none().then_some(self.now),
             attempt,
             before: tried.before,
             synced,
@@ -541,17 +576,24 @@ impl State {
             record::put_settle(out, base, &body);
         });
         let lane = &mut self.lanes[leased.lane as usize];
-        if let Decision::RetryAt(due) = settlement.decision {
-            if settlement.attempt.is_some() {
-                let first = tried.before.map_or(place, |before| before.first);
-                tried.before = Some(Before { last: place, first });
+        lane.count(body.attempt.as_ref(), body.decision, self.now, place.segment);
+        let Some(ended) = Ended::by(settlement.decision) else {
+            if let Decision::RetryAt(due) = settlement.decision {
+                if settlement.attempt.is_some() {
+                    let first = tried.before.map_or(place, |before| before.first);
+                    tried.before = Some(Before { last: place, first });
+                }
+                lane.insert_waiting(due, leased.event, tried);
             }
-            lane.waiting.insert((due, leased.event), tried);
-        } else {
-            let segment = self.segments.get_mut(place.segment).expect("it was just appended to");
-            note_settled(segment, leased.event);
-            self.owe_less(leased.event);
+            return Settled::Applied;
+        };
+        // What was owed is among none of those that ended otherwise.
+        if ended != Ended::Delivered {
+            lane.set_ended(leased.event, ended);
         }
+        let segment = self.segments.get_mut(place.segment).expect("it was just appended to");
+        segment.note_settled(leased.event);
+        self.owe_less(leased.event);
         Settled::Applied
     }
 
@@ -568,23 +610,11 @@ impl State {
             Backlog {
                 endpoint: lane.id.clone(),
                 ready: lane.fresh_count + due,
-                delayed: lane.waiting.len() as u64 - due,
+                delayed: lane.waiting.len() as u64 - due + lane.unreadable,
                 leased: lane.leased.len() as u64,
             }
         });
         lanes.collect()
-    }
-
-    pub(super) fn status(&self, lane: u32, event: u64) -> Status {
-        let Some(number) = self.lanes.get(lane as usize) else { return Status::Final };
-        if number.fresh.contains(event) {
-            return Status::Fresh;
-        }
-        let leases = number.leased.iter().filter_map(|(_, fence)| self.leases.get(fence));
-        if let Some(leased) = leases.into_iter().find(|leased| leased.event == event) {
-            return Status::Leased(leased.until, leased.tried);
-        }
-        number.waiting_of(event).map_or(Status::Final, |(due, tried)| Status::Waiting(due, tried))
     }
 
     /// Changes how much of the segment that holds `event` is owed.
@@ -604,11 +634,4 @@ fn bounded(attempt: &AttemptRecord) -> AttemptRecord {
     attempt.message.truncate(attempt.message.floor_char_boundary(MESSAGE_BYTES_MAX));
     attempt.answer.truncate(attempt.answer.floor_char_boundary(ANSWER_BYTES_MAX));
     attempt
-}
-
-/// Notes in the index that the newest block holds a final settlement of `event`.
-pub(super) fn note_settled(segment: &mut super::segment::Segment, event: u64) {
-    if let Some(block) = segment.blocks.last_mut() {
-        block.settled = (block.settled.0.min(event), block.settled.1.max(event));
-    }
 }

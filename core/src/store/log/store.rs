@@ -13,20 +13,24 @@ use async_trait::async_trait;
 
 use super::cache::Cached;
 use super::files::{Files, folder_path};
+use super::history::{Change, Known as KnownTarget, check_count};
+use super::look::{self, Look, Runs};
+use super::moved::MovedDelivery;
 use super::read::{self, ReadEvent};
-use super::record::{MovedDelivery, Place};
 use super::recovery::{self, Recovery};
-use super::segment::{Extent, Segment};
-use super::state::{Limits, State as Known, Status, Try};
+use super::segment::Segment;
+use super::state::{Limits, State as Known, Try};
 use super::writer::{Core, Writer, wake};
 use super::{LogStoreBuilder, Options, Sync, index};
-use crate::delivery::{Decision, DeliveryId, State};
+use crate::delivery::DeliveryId;
 use crate::endpoint::EndpointId;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Envelope, EventId};
+use crate::stats::EndpointStats;
 use crate::store::{
-    Accept, Accepted, Backlog, Capabilities, Claim, DeliveryRecord, Durability, EventRecord, Fence,
-    Lease, Settled, Settlement, Store, WhenFull,
+    Accept, Accepted, Backlog, Capabilities, Claim, DeadLetters, DeliveryRecord, Durability,
+    EventRecord, Fence, Found as FoundPage, Lease, Note, Page, Purged, Query, Replayed, Settled,
+    Settlement, Store, Target, WhenFull,
 };
 use crate::time::Timestamp;
 
@@ -46,7 +50,7 @@ const BUFFER_BYTES_MAX: usize = 32 << 20;
 /// Dropping the store closes it, waiting for the disk; [`close`](Store::close) does so without
 /// blocking the thread.
 pub struct LogStore {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     recovery: Recovery,
     store: u64,
     /// `None` once closed.
@@ -132,7 +136,7 @@ impl LogStore {
     }
 
     /// Runs `use_disk` where it may block.
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         what: &'static str,
         use_disk: impl FnOnce(&Core) -> io::Result<T> + Send + 'static,
@@ -148,14 +152,35 @@ impl LogStore {
     }
 
     /// Reads events back. `None`: damaged or gone.
-    async fn read(&self, mut events: Vec<u64>) -> Result<HashMap<u64, Option<Found>>, Error> {
+    pub(super) async fn read(
+        &self,
+        mut events: Vec<u64>,
+    ) -> Result<HashMap<u64, Option<Found>>, Error> {
         events.sort_unstable();
         events.dedup();
-        let extents = self.core.lock().segments.extents_of(&events);
+        let mut found = self.read_once(&events).await?;
+        // One that was copied forward just now may not be written yet.
+        events.retain(|event| {
+            found.get(event).is_none_or(Option::is_none)
+                && self.core.lock().segments.is_moved(*event)
+        });
+        if !events.is_empty() {
+            self.written().await?;
+            found.extend(self.read_once(&events).await?);
+        }
+        Ok(found)
+    }
+
+    /// Reads events that are in ascending order.
+    async fn read_once(&self, events: &[u64]) -> Result<HashMap<u64, Option<Found>>, Error> {
+        let mut found: HashMap<u64, Option<Found>> =
+            events.iter().map(|event| (*event, None)).collect();
+        let extents = self.core.lock().segments.extents_of(events);
+        if extents.is_empty() {
+            return Ok(found);
+        }
         let read = self.blocking("read events", move |_| read::events(&extents)).await?;
         let state = self.core.lock();
-        let mut found: HashMap<u64, Option<Found>> =
-            events.into_iter().map(|event| (event, None)).collect();
         for (number, event) in read {
             found.insert(number, event.map(|event| Found::new(event, &state)));
         }
@@ -181,7 +206,7 @@ impl LogStore {
     }
 
     /// Returns when everything encoded so far can be read from the disk.
-    async fn written(&self) -> Result<(), Error> {
+    pub(super) async fn written(&self) -> Result<(), Error> {
         let receiver = {
             let mut state = self.core.lock();
             // After a close nobody would answer.
@@ -210,8 +235,51 @@ impl LogStore {
         }
     }
 
+    /// Reads the events of targets.
+    async fn read_targets(&self, targets: &[Target]) -> Result<HashMap<u64, Option<Found>>, Error> {
+        check_count(targets)?;
+        let visible = {
+            let state = self.core.lock();
+            state.check_usable()?;
+            state.visible
+        };
+        let events = targets.iter().map(|target| target.place.number());
+        self.read(events.filter(|event| *event < visible).collect()).await
+    }
+
+    /// Changes the past as soon as there is room in the buffer; returns when it is durable.
+    async fn change<T>(
+        &self,
+        what: &str,
+        mut change: impl FnMut(&mut Known) -> Result<Change<T>, Error> + Send,
+    ) -> Result<T, Error> {
+        loop {
+            // Registered before looking, so that room made in between is not missed.
+            let mut space = pin!(self.core.space.notified());
+            space.as_mut().enable();
+            let tried = {
+                let mut state = self.core.lock();
+                let tried = change(&mut state)?;
+                if matches!(tried, Change::Wait(..)) {
+                    wake(&self.core, state);
+                }
+                tried
+            };
+            match tried {
+                Change::Done(answer) => return Ok(answer),
+                Change::Wait(answer, done) => {
+                    return match done.await {
+                        Ok(()) => Ok(answer),
+                        Err(_) => Err(self.failure(what)),
+                    };
+                }
+                Change::Busy => space.await,
+            }
+        }
+    }
+
     /// Finds an event by id.
-    async fn find(&self, id: &EventId) -> Result<Option<(u64, Found)>, Error> {
+    async fn locate(&self, id: &EventId) -> Result<Option<(u64, Found)>, Error> {
         let print = super::format::fingerprint(self.store, id);
         let (candidates, older) = {
             let state = self.core.lock();
@@ -266,6 +334,15 @@ impl LogStore {
     }
 }
 
+/// Each target with its event.
+fn known<'a>(
+    targets: &'a [Target],
+    found: &'a HashMap<u64, Option<Found>>,
+) -> Vec<KnownTarget<'a>> {
+    let event = |target: &Target| found.get(&target.place.number()).and_then(Option::as_ref);
+    targets.iter().map(|target| (target, event(target))).collect()
+}
+
 /// An event that was looked up.
 pub(super) struct Found {
     pub(super) event: Arc<Envelope>,
@@ -307,72 +384,6 @@ impl Found {
     }
 }
 
-/// What is needed to tell of one delivery.
-pub(super) struct Look {
-    pub(super) target: u32,
-    pub(super) status: Status,
-    /// Where its settlement may be.
-    pub(super) extents: Vec<Extent>,
-    /// What was known when the event was copied forward.
-    pub(super) moved: Option<MovedDelivery>,
-}
-
-impl Look {
-    pub(super) fn read(self, core: &Core, event: u64, accepted_at: Timestamp) -> io::Result<Seen> {
-        let extent_at = |place: Place| {
-            core.lock().segments.get(place.segment).and_then(|s| s.extent_at(place.offset))
-        };
-        let attempts = |before, newest| read::attempts(before, newest, self.target, extent_at);
-        Ok(match self.status {
-            Status::Fresh => (State::Waiting { due: accepted_at }, 0, Vec::new()),
-            Status::Waiting(due, tried) => {
-                (State::Waiting { due }, tried.attempts, attempts(tried.before, None)?)
-            }
-            Status::Leased(until, tried) => {
-                (State::Leased { until }, tried.attempts, attempts(tried.before, None)?)
-            }
-            Status::Final => {
-                // Of what was settled when the event was copied forward, the copy has every attempt;
-                // the records may be gone.
-                let copied = self.moved.and_then(|moved| Some((moved.decision?, moved)));
-                let copied = copied.filter(|(d, _)| !matches!(d, Decision::RetryAt(_)));
-                if let Some((decision, moved)) = copied {
-                    (final_state(decision), moved.attempts_made, moved.attempts)
-                } else if let Some(settle) = read::final_settle(&self.extents, event, self.target)?
-                {
-                    let attempts = attempts(settle.before, settle.attempt)?;
-                    (final_state(settle.decision), settle.attempts, attempts)
-                } else {
-                    let what = "the record that settled a delivery is damaged";
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-                }
-            }
-        })
-    }
-}
-
-/// State, attempts made, attempts kept.
-pub(super) type Seen = (State, u32, Vec<crate::delivery::AttemptRecord>);
-
-fn final_state(decision: Decision) -> State {
-    match decision {
-        Decision::Delivered => State::Delivered,
-        Decision::Dead(reason) => State::Dead { reason },
-        Decision::Expired => State::Expired,
-        Decision::RetryAt(due) => State::Waiting { due },
-    }
-}
-
-/// The decision that led to a final state.
-pub(super) fn final_decision(state: &State) -> Option<Decision> {
-    match state {
-        State::Delivered => Some(Decision::Delivered),
-        State::Dead { reason } => Some(Decision::Dead(*reason)),
-        State::Expired => Some(Decision::Expired),
-        State::Waiting { .. } | State::Leased { .. } | State::Purged => None,
-    }
-}
-
 #[async_trait]
 impl Store for LogStore {
     fn capabilities(&self) -> Capabilities {
@@ -380,7 +391,7 @@ impl Store for LogStore {
             Sync::Always => Durability::Synced,
             Sync::Batch(_) | Sync::Os => Durability::Os,
         };
-        Capabilities::new(durability).history(false)
+        Capabilities::new(durability)
     }
 
     async fn accept(&self, batch: Vec<Accept>, now: Timestamp) -> Result<Vec<Accepted>, Error> {
@@ -479,7 +490,7 @@ impl Store for LogStore {
                 continue;
             };
             leases.push(Lease {
-                delivery: DeliveryId::new(endpoint.clone(), event.id().clone()),
+                delivery: DeliveryId::new(endpoint.clone(), event.id().clone()).with_run(taken.run),
                 event,
                 attempts: taken.attempts,
                 fence: taken.fence,
@@ -546,33 +557,23 @@ impl Store for LogStore {
     }
 
     async fn event(&self, id: &EventId) -> Result<Option<EventRecord>, Error> {
-        let Some((event, found)) = self.find(id).await? else { return Ok(None) };
-        let looks: Vec<Look> = {
-            let state = self.core.lock();
-            let look = |target: u32| {
-                let status = state.status(target, event);
-                let extents = match status {
-                    Status::Final => {
-                        let segments = state.segments.list().iter();
-                        segments.flat_map(|segment| segment.extents_settling(event)).collect()
-                    }
-                    _ => Vec::new(),
-                };
-                let moved = found.moved.iter().find(|moved| moved.target == target).cloned();
-                Look { target, status, extents, moved }
-            };
-            found.targets.iter().copied().map(look).collect()
-        };
+        let Some((event, found)) = self.locate(id).await? else { return Ok(None) };
+        let (accepted_at, moved) = (found.accepted_at, found.moved);
+        let standings = self.core.lock().standings(&[(event, &found.targets)]).remove(0);
+        let look = Look { event, accepted_at, standings, moved };
         self.written().await?;
-        let accepted_at = found.accepted_at;
-        let seen = self.blocking("look at an event", move |core| {
-            let seen = looks.into_iter().map(|look| look.read(core, event, accepted_at));
-            seen.collect::<io::Result<Vec<Seen>>>()
-        });
-        let deliveries = found.endpoints.iter().zip(seen.await?).map(|(endpoint, seen)| {
-            let (state, attempts_made, attempts) = seen;
-            let id = DeliveryId::new(endpoint.clone(), id.clone());
-            DeliveryRecord { id, state, attempts_made, attempts }
+        let mut seen = self
+            .blocking("look at an event", move |core| look::read(core, &[look], Runs::All))
+            .await?;
+        let state = self.core.lock();
+        let deliveries = seen.remove(0).into_iter().map(|seen| {
+            let endpoint = state.lanes[seen.target as usize].id.clone();
+            DeliveryRecord {
+                id: DeliveryId::new(endpoint, id.clone()).with_run(seen.run),
+                state: seen.state,
+                attempts_made: seen.attempts_made,
+                attempts: seen.attempts,
+            }
         });
         let deliveries = deliveries.collect();
         let place = crate::store::Place::new(event);
@@ -580,11 +581,55 @@ impl Store for LogStore {
     }
 
     async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRecord>, Error> {
-        if id.run() != 0 {
-            return Ok(None);
-        }
         let event = self.event(id.event()).await?;
         Ok(event.and_then(|event| event.deliveries.into_iter().find(|found| found.id == *id)))
+    }
+
+    async fn find(&self, query: &Query, page: Page) -> Result<FoundPage, Error> {
+        self.find_page(query, page).await
+    }
+
+    async fn stats(&self, _now: Timestamp) -> Result<Vec<EndpointStats>, Error> {
+        let state = self.core.lock();
+        state.check_usable()?;
+        Ok(state.stats())
+    }
+
+    async fn dead(&self) -> Result<Vec<DeadLetters>, Error> {
+        let state = self.core.lock();
+        state.check_usable()?;
+        Ok(state.dead())
+    }
+
+    async fn replay(
+        &self,
+        targets: &[Target],
+        note: Option<Note>,
+        now: Timestamp,
+    ) -> Result<Vec<Replayed>, Error> {
+        let found = self.read_targets(targets).await?;
+        let known = known(targets, &found);
+        let limits = self.limits();
+        self.change("replay deliveries", |state| state.replay(&known, note.as_ref(), now, limits))
+            .await
+    }
+
+    async fn purge(&self, targets: &[Target], now: Timestamp) -> Result<Vec<Purged>, Error> {
+        let found = self.read_targets(targets).await?;
+        let known = known(targets, &found);
+        let limits = self.limits();
+        self.change("purge deliveries", |state| state.purge(&known, now, limits)).await
+    }
+
+    async fn keep(&self, note: Note) -> Result<(), Error> {
+        let limits = self.limits();
+        self.change("keep a note", |state| state.keep(&note, limits)).await
+    }
+
+    async fn notes(&self) -> Result<Vec<Note>, Error> {
+        let state = self.core.lock();
+        state.check_usable()?;
+        Ok(state.notes.list())
     }
 
     async fn close(&self) -> Result<(), Error> {

@@ -93,6 +93,9 @@ impl Tail {
         let room = self.capacity.saturating_sub(self.place.offset) as usize;
         if !self.is_open || bytes + END_RECORD as usize > room {
             self.roll(next_event, now, segments);
+            // What may not fit into a small segment, such as a large note, makes this one longer.
+            let least = SEGMENT_HEADER + bytes as u32 + END_RECORD;
+            self.capacity = self.capacity.max(least);
         }
     }
 

@@ -481,7 +481,7 @@ impl Writer {
             };
             let mut before = None;
             while !owed.is_empty() {
-                let chunk = forward::read_chunk(&core, &mut owed)?;
+                let chunk = forward::read_chunk(&core, &mut owed, || self.flush(false))?;
                 {
                     let mut state = core.lock();
                     for copy in chunk {
@@ -519,17 +519,29 @@ impl Writer {
     /// oldest first: a settlement never outlives the event that it settles.
     fn free(&mut self) -> io::Result<()> {
         let keep = self.keep();
-        let mut freed = Vec::new();
-        {
+        let last = {
             let mut state = self.core.lock();
-            while let Some(first) = state.segments.list().first()
-                && first.header.number < state.checkpoint.segment
-                && first.load.owed == 0
-                && state.now.since(first.last_time) >= keep
-            {
-                freed.push(state.segments.pop_front().header.number);
+            let Some(last) = state.freeable(keep).last() else { return Ok(()) };
+            if state.renew(last) {
+                drop(state);
+                // What only these segments tell is durable elsewhere before they go.
+                if self.flush(true).is_err() {
+                    return Ok(());
+                }
             }
+            last
+        };
+        let mut freed = Vec::new();
+        let mut state = self.core.lock();
+        // Something may be owed in them again by now.
+        while state.freeable(keep).next().is_some_and(|first| first <= last) {
+            let (number, dead) = state.forget_oldest();
+            if dead > 0 {
+                tracing::warn!(segment = number, dead, "dead deliveries are gone: past retention");
+            }
+            freed.push(number);
         }
+        drop(state);
         if freed.is_empty() {
             return Ok(());
         }
