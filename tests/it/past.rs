@@ -159,12 +159,16 @@ async fn the_way_of_dead_letters() {
     assert_eq!((receiver.requests("app").len(), receiver.requests("audit").len()), (6, 3));
 
     receiver.on("app").respond([500]);
+    let failed = ran(dir.path(), &["replay", "--endpoint", "app", "--type", "match"]);
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    assert!(failed.stderr.contains("3 deliveries given up meanwhile"), "{failed:?}");
     assert_eq!(ran(dir.path(), &["retry", "app.e0", "app.none"]).code, Some(1), "given up again");
-    assert_eq!(json(dir.path(), &["dead", "purge"])["purged"], 1);
+    assert_eq!(json(dir.path(), &["dead", "purge", "--endpoint", "audit"])["purged"], 0);
+    assert_eq!(json(dir.path(), &["dead", "purge"])["purged"], 3);
     assert_eq!(json(dir.path(), &["dead", "purge"])["purged"], 0);
     assert_eq!(
         lines(dir.path(), &["deliveries", "--state", "purged"]).len(),
-        1,
+        3,
         "it stays in history"
     );
 }

@@ -120,6 +120,8 @@ async fn preview(
 #[derive(Serialize)]
 struct Report<'a> {
     replay: &'a Job,
+    /// Deliveries that were given up meanwhile, at all endpoints.
+    given_up: u64,
     /// What is still owed, at all endpoints.
     left: &'a Left,
 }
@@ -132,6 +134,7 @@ async fn follow(
     names: &Names,
     output: &Output,
 ) -> Result<Exit, Failure> {
+    let before = given_up(&bus).await?;
     let bar = bar(output);
     let until = wait.map(|wait| Instant::now() + wait);
     let watch = async {
@@ -155,9 +158,10 @@ async fn follow(
     bar.finish_and_clear();
     let id = job.id;
     let job = bus.replay_job(id).await?;
+    let given_up = given_up(&bus).await?.saturating_sub(before);
     let left = bus.shutdown(Duration::ZERO).await?;
 
-    output.json(&Report { replay: &job, left: &left })?;
+    output.json(&Report { replay: &job, given_up, left: &left })?;
     told(&job, output)?;
     for left in left.endpoints() {
         let (name, count) = (names.of(&left.endpoint), deliveries(left.due + left.delayed));
@@ -166,9 +170,20 @@ async fn follow(
     }
     match &job.state {
         JobState::Failed { reason } => Err(Failure::failed(format!("the replay failed: {reason}"))),
+        _ if given_up > 0 => {
+            let what =
+                format!("{} given up meanwhile; postrider dead counts them", deliveries(given_up));
+            Err(Failure::failed(what))
+        }
         _ if is_interrupted => Err(Failure::failed("interrupted")),
         _ => Ok(Exit::Done),
     }
+}
+
+/// How many deliveries were ever given up, at all endpoints.
+async fn given_up(bus: &Bus) -> Result<u64, Failure> {
+    let totals = bus.stats().await?.into_iter().map(|it| it.series.totals());
+    Ok(totals.map(|totals| totals.dead + totals.expired).sum())
 }
 
 /// What a job has done, for people.
