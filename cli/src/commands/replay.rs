@@ -20,6 +20,9 @@ use crate::{Exit, Failure};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long deliveries are waited for once the job has ended.
 const FLUSH_WAIT: Duration = Duration::from_secs(30);
+/// How long attempts that are under way at the end of the wait may take: what is broken off may have
+/// reached its receiver, and is sent again.
+const GRACE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(args: &Args, replay: &Replay, output: &Output) -> Result<Exit, Failure> {
     let config = config(args, output)?;
@@ -159,7 +162,7 @@ async fn follow(
     let id = job.id;
     let job = bus.replay_job(id).await?;
     let given_up = given_up(&bus).await?.saturating_sub(before);
-    let left = bus.shutdown(Duration::ZERO).await?;
+    let left = bus.shutdown(GRACE).await?;
 
     output.json(&Report { replay: &job, given_up, left: &left })?;
     told(&job, output)?;
