@@ -111,7 +111,6 @@ fn wrong_words_are_named() {
 }
 
 /// From given up to delivered or set aside: counted, listed, replayed, purged.
-#[ignore = "waits for the history of the embedded store"]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_way_of_dead_letters() {
     let receiver = Receiver::start().await.unwrap();
@@ -159,18 +158,21 @@ async fn the_way_of_dead_letters() {
     assert_eq!((receiver.requests("app").len(), receiver.requests("audit").len()), (6, 3));
 
     receiver.on("app").respond([500]);
+    let failed = ran(dir.path(), &["replay", "--endpoint", "app", "--type", "match"]);
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    assert!(failed.stderr.contains("3 deliveries given up meanwhile"), "{failed:?}");
     assert_eq!(ran(dir.path(), &["retry", "app.e0", "app.none"]).code, Some(1), "given up again");
-    assert_eq!(json(dir.path(), &["dead", "purge"])["purged"], 1);
+    assert_eq!(json(dir.path(), &["dead", "purge", "--endpoint", "audit"])["purged"], 0);
+    assert_eq!(json(dir.path(), &["dead", "purge"])["purged"], 3);
     assert_eq!(json(dir.path(), &["dead", "purge"])["purged"], 0);
     assert_eq!(
         lines(dir.path(), &["deliveries", "--state", "purged"]).len(),
-        1,
+        3,
         "it stays in history"
     );
 }
 
 /// An endpoint that is added later gets what it missed: counted first, broken off, listed, resumed.
-#[ignore = "waits for the history of the embedded store"]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_goes_on_where_it_was_broken_off() {
     let receiver = Receiver::start().await.unwrap();
@@ -197,10 +199,8 @@ async fn a_replay_goes_on_where_it_was_broken_off() {
         .iter()
         .map(|it| it.header("webhook-id").unwrap().to_owned())
         .collect();
-    assert_eq!(
-        (ids.len(), receiver.requests("new").len(), receiver.requests("app").len()),
-        (30, 30, 30)
-    );
+    // An attempt that the end of --wait broke off may come twice, with the same id.
+    assert_eq!((ids.len(), receiver.requests("app").len()), (30, 30));
     assert_eq!(json(dir.path(), &missed)["replay"]["counts"]["found"], 0, "nothing is missing");
 
     let again = ["replay", "--endpoint", "app", "--rate", "1/h", "--wait", "0s"];
@@ -210,7 +210,6 @@ async fn a_replay_goes_on_where_it_was_broken_off() {
 }
 
 /// A receiver that says 410 is asked no more by later commands, until somebody enables it.
-#[ignore = "waits for the history of the embedded store"]
 #[tokio::test(flavor = "multi_thread")]
 async fn gone_outlives_the_command() {
     let receiver = Receiver::start().await.unwrap();
@@ -234,7 +233,6 @@ async fn gone_outlives_the_command() {
 }
 
 /// What went well and what did not, by window, with the last failure and what is owed.
-#[ignore = "waits for the history of the embedded store"]
 #[tokio::test(flavor = "multi_thread")]
 async fn stats_tell_how_it_went() {
     let receiver = Receiver::start().await.unwrap();

@@ -20,6 +20,9 @@ use crate::{Exit, Failure};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long deliveries are waited for once the job has ended.
 const FLUSH_WAIT: Duration = Duration::from_secs(30);
+/// How long attempts that are under way at the end of the wait may take: what is broken off may have
+/// reached its receiver, and is sent again.
+const GRACE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(args: &Args, replay: &Replay, output: &Output) -> Result<Exit, Failure> {
     let config = config(args, output)?;
@@ -120,6 +123,8 @@ async fn preview(
 #[derive(Serialize)]
 struct Report<'a> {
     replay: &'a Job,
+    /// Deliveries that were given up meanwhile, at all endpoints.
+    given_up: u64,
     /// What is still owed, at all endpoints.
     left: &'a Left,
 }
@@ -132,6 +137,7 @@ async fn follow(
     names: &Names,
     output: &Output,
 ) -> Result<Exit, Failure> {
+    let before = given_up(&bus).await?;
     let bar = bar(output);
     let until = wait.map(|wait| Instant::now() + wait);
     let watch = async {
@@ -155,9 +161,10 @@ async fn follow(
     bar.finish_and_clear();
     let id = job.id;
     let job = bus.replay_job(id).await?;
-    let left = bus.shutdown(Duration::ZERO).await?;
+    let given_up = given_up(&bus).await?.saturating_sub(before);
+    let left = bus.shutdown(GRACE).await?;
 
-    output.json(&Report { replay: &job, left: &left })?;
+    output.json(&Report { replay: &job, given_up, left: &left })?;
     told(&job, output)?;
     for left in left.endpoints() {
         let (name, count) = (names.of(&left.endpoint), deliveries(left.due + left.delayed));
@@ -166,9 +173,20 @@ async fn follow(
     }
     match &job.state {
         JobState::Failed { reason } => Err(Failure::failed(format!("the replay failed: {reason}"))),
+        _ if given_up > 0 => {
+            let what =
+                format!("{} given up meanwhile; postrider dead counts them", deliveries(given_up));
+            Err(Failure::failed(what))
+        }
         _ if is_interrupted => Err(Failure::failed("interrupted")),
         _ => Ok(Exit::Done),
     }
+}
+
+/// How many deliveries were ever given up, at all endpoints.
+async fn given_up(bus: &Bus) -> Result<u64, Failure> {
+    let totals = bus.stats().await?.into_iter().map(|it| it.series.totals());
+    Ok(totals.map(|totals| totals.dead + totals.expired).sum())
 }
 
 /// What a job has done, for people.

@@ -186,7 +186,7 @@ fn sparkline(bars: impl Iterator<Item = (u64, u64)>) -> String {
     let bars: Vec<(u64, u64)> = bars.collect();
     let most = bars.iter().map(|(succeeded, failed)| succeeded + failed).max().unwrap_or(0);
     let height = |(succeeded, failed): &(u64, u64)| match succeeded + failed {
-        0 => ' ',
+        0 => '·',
         _ if failed > succeeded => '×',
         // The highest is the most; anything is at least the lowest.
         count => HEIGHTS[(count * 8).div_ceil(most).clamp(1, 8) as usize - 1],
@@ -202,6 +202,6 @@ mod tests {
     fn bars_are_as_high_as_what_they_count() {
         assert_eq!(sparkline([(0, 0), (0, 0)].into_iter()), "");
         let bars = [(0, 0), (1, 0), (400, 0), (799, 1), (1, 2), (3, 3)];
-        assert_eq!(sparkline(bars.into_iter()), " ▁▄█×▁");
+        assert_eq!(sparkline(bars.into_iter()), "·▁▄█×▁");
     }
 }

@@ -310,7 +310,8 @@ impl Bus {
         Ok(())
     }
 
-    /// Waits until nothing is owed to any endpoint that is served and enabled, but at most `wait`;
+    /// Waits until nothing is owed to any endpoint that is served and enabled, and nothing is under way
+    /// at one that is not (any more), but at most `wait`;
     /// tells what is still owed then, held deliveries included.
     ///
     /// # Errors

@@ -277,7 +277,12 @@ impl Engine {
         loop {
             progress.borrow_and_update();
             let backlog = self.backlog().await?;
-            if backlog.iter().all(|(backlog, is_open)| is_done(backlog, *is_open)) {
+            // A lane that is held has settled what was under way when its task has ended.
+            let is_busy = |id: &EndpointId| self.shared.lane(id).is_some_and(|lane| lane.is_busy());
+            let is_done = |(backlog, is_open): &(Backlog, bool)| {
+                is_done(backlog, *is_open || is_busy(&backlog.endpoint))
+            };
+            if backlog.iter().all(is_done) {
                 return Ok(());
             }
             tokio::time::sleep(PAUSE).await;

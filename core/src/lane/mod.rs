@@ -199,6 +199,11 @@ impl Lane {
             && !self.is_removed.load(Ordering::Acquire)
     }
 
+    /// Whether a task serves it, or is about to.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.task.load(Ordering::Acquire) != IDLE
+    }
+
     /// Tells the lane that there may be work. Returns whether a task must be started for it.
     pub(crate) fn wake(&self) -> bool {
         if self.task.swap(WOKEN, Ordering::AcqRel) == IDLE {

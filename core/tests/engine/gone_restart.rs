@@ -45,6 +45,7 @@ async fn publish(bus: &Bus) {
 /// Without a shutdown: what the bus leaves behind is let end, as it does with its process.
 async fn crash(bus: Bus) {
     drop(bus);
+    // tidy: allow(sleep): the clock is paused
     tokio::time::sleep(SECOND).await;
 }
 
@@ -158,7 +159,24 @@ async fn is_noted_before_it_is_settled() {
     assert_eq!(store.notes().await.unwrap().len(), 1);
 }
 
-/// Every delivery through it fails for good.
+/// `flush` returned as soon as the endpoint was held, before the answer that held it was settled: the
+/// command line told of a delivery that was given up as held, with exit code 0.
+#[tokio::test(start_paused = true)]
+async fn flush_waits_for_the_answer_that_holds() {
+    let store = FaultyStore::new(MemoryStore::default());
+    let sink = RecordingSink::scripted([gone()]);
+    let bus = open(&store, [endpoint(&sink)]).await;
+    store.fail(Call::Keep, 3);
+    let receipts = bus.publish_all((0..40).map(|n| NewEvent::raw("match", n.to_string()).unwrap()));
+    let receipts = receipts.await.unwrap();
+    bus.flush(60 * SECOND).await.unwrap();
+    let first = receipts[0].deliveries().next().unwrap();
+    let record = bus.delivery(&first).await.unwrap().unwrap();
+    assert!(record.state.is_final(), "{record:?}");
+    assert!(bus.backlog().await.unwrap().total() > 0, "the rest is held");
+}
+
+/// The endpoint's sink in a configuration.
 struct Recorder(RecordingSink);
 
 #[derive(serde::Deserialize, schemars::JsonSchema)]

@@ -37,8 +37,10 @@ fn killed(call: Call, after: Duration, rate: Option<&str>) {
     let job = first.block_on(async {
         let bus = delivered(&store, &sink, EVENTS).await;
         let job = bus.replay(request).await.unwrap();
+        // tidy: allow(sleep): the clock is paused
         tokio::time::sleep(after).await;
         store.hold(call);
+        // tidy: allow(sleep): the clock is paused
         tokio::time::sleep(SECOND).await;
         job
     });
@@ -74,6 +76,7 @@ fn keeps_its_rate_over_a_restart() {
         let bus = delivered(&store, &sink, EVENTS).await;
         let request = Request::new(Query::new()).rate("2/m".parse().unwrap());
         let job = bus.replay(request).await.unwrap();
+        // tidy: allow(sleep): the clock is paused
         tokio::time::sleep(31 * SECOND).await;
         assert_eq!(sink.attempts().len(), EVENTS + 2);
         job
@@ -81,8 +84,10 @@ fn keeps_its_rate_over_a_restart() {
     drop(first);
     process().block_on(async {
         let bus = open_at(&store, &sink, 32 * SECOND).await;
+        // tidy: allow(sleep): the clock is paused
         tokio::time::sleep(27 * SECOND).await;
         assert_eq!(sink.attempts().len(), EVENTS + 2, "30 s have not passed since the last");
+        // tidy: allow(sleep): the clock is paused
         tokio::time::sleep(2 * SECOND).await;
         assert_eq!(sink.attempts().len(), EVENTS + 3);
         // A clock that was set back by a day does not stop it for a day.
@@ -93,6 +98,7 @@ fn keeps_its_rate_over_a_restart() {
         clock.jump_ms(-86_400_000);
         let bus = Bus::builder().clock(Arc::new(clock)).store(store.clone());
         let bus = bus.endpoint(endpoint("a", &sink)).open().await.unwrap();
+        // tidy: allow(sleep): the clock is paused
         tokio::time::sleep(100 * SECOND).await;
         let made = bus.replay_job(job.id).await.unwrap().counts.made;
         assert!((6..=7).contains(&made), "{made}");
