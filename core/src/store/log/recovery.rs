@@ -337,6 +337,7 @@ impl<'a> Replay<'a> {
                 self.waiting.insert((number as u32, *event), (*due, *tried));
             }
         }
+        state.forget_freed();
         state.tail.endpoints.extend(checkpoint.defined.iter().copied());
         if let Some(segment) = state.segments.last() {
             let types = segment.types.iter().cloned();
