@@ -104,10 +104,11 @@ impl State {
             let answer = self.plan_run(*known, &leased, &mut plan);
             plan.answers.push(answer);
         }
-        let Plan { answers, mut runs, chosen, events, bytes, names } = plan;
-        let what = format!("replay {} deliveries", runs.len());
-        self.check_backlog(&what, events.len() as u64, bytes, limits)?;
-        if runs.is_empty() && note.is_none() {
+        let Plan { answers, runs, chosen, events, bytes, names } = plan;
+        if !runs.is_empty() {
+            let what = format!("replay {} deliveries", runs.len());
+            self.check_backlog(&what, events.len() as u64, bytes, limits)?;
+        } else if note.is_none() {
             return Ok(Change::Done(answers));
         }
 
@@ -115,7 +116,7 @@ impl State {
         let room = RECORD_HEADER as usize + size_max(runs.len(), note) + names;
         self.tail.make_room(room, next, self.now, &mut self.segments);
         let synced = self.tail.proof();
-        for run in &mut runs {
+        for run in &runs {
             let id = self.lanes[run.target as usize].id.clone();
             self.tail.name_endpoint(run.target, id.as_str(), next, &mut self.segments);
         }
@@ -301,5 +302,19 @@ impl State {
             }
         }
         (segment.header.number, dead)
+    }
+
+    /// Forgets the events of segments that were freed after a checkpoint was written.
+    pub(super) fn forget_freed(&mut self) {
+        let Some(first) = self.segments.list().first() else { return };
+        let (number, base) = (first.header.number, first.header.base);
+        let gone = self.segments.moved.extract_if(.., |_, run| run.place.segment < number);
+        for (from, run) in gone {
+            self.segments.copied.remove_range(from..=run.last);
+        }
+        let copied = &self.segments.copied;
+        for stands in self.lanes.iter_mut().filter_map(|lane| lane.stands.as_mut()) {
+            stands.forget(0, base, |event| !copied.contains(event));
+        }
     }
 }

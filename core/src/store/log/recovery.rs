@@ -346,6 +346,7 @@ impl<'a> Replay<'a> {
             }
         }
         self.named = checkpoint.lanes.len() as u32;
+        state.forget_freed();
         state.tail.endpoints.extend(checkpoint.defined.iter().copied());
     }
 

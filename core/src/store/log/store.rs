@@ -144,6 +144,7 @@ impl LogStore {
     ) -> Result<T, Error> {
         let core = Arc::clone(&self.core);
         let failed = |error: Box<dyn std::error::Error + Send + std::marker::Sync>| {
+            let what = format!("{what} in {}", self.folder().display());
             Error::new(ErrorKind::Store, what).because(error)
         };
         if self.manual.is_some() {
