@@ -51,7 +51,7 @@ async fn run(seed: u64, fail: Fail) -> Result<Option<String>, String> {
             return Err(format!("{call}: {chain}, and the store goes on"));
         }
         if !is_usable {
-            if !chain.contains("/disk/") {
+            if !chain.contains("/disk") {
                 return Err(format!("{call}: no path in {chain}"));
             }
             let refused = work.act_until_error().await;
