@@ -116,11 +116,13 @@ fn view(event: Option<EventRecord>) -> String {
 }
 
 /// Some stores tell of a delivery that was given back that it is due since it was accepted, others
-/// that it has been for ever.
+/// that it has been for ever; of one that was made again, that it is due since its event was accepted,
+/// since it was made again, or since its lease ran out.
 fn make_comparable(event: &mut EventRecord) {
     for delivery in &mut event.deliveries {
         if let State::Waiting { due } = &mut delivery.state {
-            *due = event.accepted_at.max(*due);
+            let is_untried_again = delivery.id.run() > 0 && delivery.attempts_made == 0;
+            *due = if is_untried_again { event.accepted_at } else { event.accepted_at.max(*due) };
         }
     }
 }
