@@ -1,4 +1,4 @@
-//! `bus.store`: events in a SQLite file that several processes of the program share.
+//! `bus.store`: events in an `SQLite` file that several processes of the program share.
 
 use std::collections::BTreeMap;
 use std::fs;

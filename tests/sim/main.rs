@@ -18,8 +18,15 @@ use std::time::Instant;
 use plan::{Backing, Mutation, Plan};
 
 /// Worlds of one test. The tests together are 10,000; each of them is a process of its own, so that
-/// all cores work. One over the log costs more than one in memory.
-const SEEDS: u64 = 625;
+/// all cores work. One over the log costs four times as much as one in memory.
+fn seeds(backing: Backing) -> u64 {
+    let usual = match backing {
+        Backing::Memory => 1_000,
+        Backing::Log => 250,
+    };
+    if is_long() { 10 * usual } else { usual }
+}
+
 /// How often a seed is run that was asked for.
 const REPEATS: u64 = 200;
 
@@ -44,7 +51,7 @@ fn simulate(test: &str, backing: Backing) {
     let asked = std::env::var("POSTRIDER_SEED").ok();
     let (first, count) = match &asked {
         Some(seed) => (seed.parse().expect("POSTRIDER_SEED is a number"), REPEATS),
-        None => (fastrand::u64(..1 << 40), if is_long() { 10 * SEEDS } else { SEEDS }),
+        None => (fastrand::u64(..1 << 40), seeds(backing)),
     };
     println!("{test}: seeds from {first} on");
     let mut attempts = 0;

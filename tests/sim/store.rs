@@ -11,9 +11,11 @@ use async_trait::async_trait;
 use fastrand::Rng;
 use postrider::delivery::{Decision, DeliveryId};
 use postrider::event::EventId;
+use postrider::stats::EndpointStats;
 use postrider::store::{
-    Accept, Accepted, Backlog, Capabilities, Claim, DeliveryRecord, EventRecord, Fence, Lease,
-    LogStore, Settled, Settlement, Store,
+    Accept, Accepted, Backlog, Capabilities, Claim, DeadLetters, DeliveryRecord, EventRecord,
+    Fence, Found, Lease, LogStore, Note, Page, Purged, Query, Replayed, Settled, Settlement, Store,
+    Target,
 };
 use postrider::testing::envelope;
 use postrider::{EndpointId, Error, ErrorKind, Timestamp};
@@ -173,6 +175,44 @@ impl<S: Store> Store for Faults<S> {
         self.store.delivery(id).await
     }
 
+    async fn find(&self, query: &Query, page: Page) -> Result<Found, Error> {
+        let fault = self.enter(true).await?;
+        after(&fault, self.store.find(query, page).await)
+    }
+
+    async fn stats(&self, now: Timestamp) -> Result<Vec<EndpointStats>, Error> {
+        self.store.stats(now).await
+    }
+
+    async fn dead(&self) -> Result<Vec<DeadLetters>, Error> {
+        self.store.dead().await
+    }
+
+    async fn replay(
+        &self,
+        targets: &[Target],
+        note: Option<Note>,
+        now: Timestamp,
+    ) -> Result<Vec<Replayed>, Error> {
+        // After an error nothing of it may be there.
+        self.enter(false).await?;
+        self.store.replay(targets, note, now).await
+    }
+
+    async fn purge(&self, targets: &[Target], now: Timestamp) -> Result<Vec<Purged>, Error> {
+        self.enter(false).await?;
+        self.store.purge(targets, now).await
+    }
+
+    async fn keep(&self, note: Note) -> Result<(), Error> {
+        let fault = self.enter(true).await?;
+        after(&fault, self.store.keep(note).await)
+    }
+
+    async fn notes(&self) -> Result<Vec<Note>, Error> {
+        self.store.notes().await
+    }
+
     async fn close(&self) -> Result<(), Error> {
         self.store.close().await
     }
@@ -204,6 +244,19 @@ impl Stepped {
         });
         stepped
     }
+
+    /// A call that waits for what the task writes.
+    async fn written<T>(&self, call: impl Future<Output = T>) -> T {
+        let mut call = pin!(call);
+        poll_fn(|context| {
+            let polled = call.as_mut().poll(context);
+            if polled.is_pending() {
+                self.has_work.notify_one();
+            }
+            polled
+        })
+        .await
+    }
 }
 
 async fn pause(ms: u64) {
@@ -218,15 +271,7 @@ impl Store for Stepped {
     }
 
     async fn accept(&self, batch: Vec<Accept>, now: Timestamp) -> Result<Vec<Accepted>, Error> {
-        let mut accept = pin!(self.log.accept(batch, now));
-        poll_fn(|context| {
-            let polled = accept.as_mut().poll(context);
-            if polled.is_pending() {
-                self.has_work.notify_one();
-            }
-            polled
-        })
-        .await
+        self.written(self.log.accept(batch, now)).await
     }
 
     async fn claim(
@@ -271,6 +316,39 @@ impl Store for Stepped {
 
     async fn delivery(&self, id: &DeliveryId) -> Result<Option<DeliveryRecord>, Error> {
         self.log.delivery(id).await
+    }
+
+    async fn find(&self, query: &Query, page: Page) -> Result<Found, Error> {
+        self.written(self.log.find(query, page)).await
+    }
+
+    async fn stats(&self, now: Timestamp) -> Result<Vec<EndpointStats>, Error> {
+        self.log.stats(now).await
+    }
+
+    async fn dead(&self) -> Result<Vec<DeadLetters>, Error> {
+        self.log.dead().await
+    }
+
+    async fn replay(
+        &self,
+        targets: &[Target],
+        note: Option<Note>,
+        now: Timestamp,
+    ) -> Result<Vec<Replayed>, Error> {
+        self.written(self.log.replay(targets, note, now)).await
+    }
+
+    async fn purge(&self, targets: &[Target], now: Timestamp) -> Result<Vec<Purged>, Error> {
+        self.written(self.log.purge(targets, now)).await
+    }
+
+    async fn keep(&self, note: Note) -> Result<(), Error> {
+        self.written(self.log.keep(note)).await
+    }
+
+    async fn notes(&self) -> Result<Vec<Note>, Error> {
+        self.log.notes().await
     }
 
     async fn close(&self) -> Result<(), Error> {
