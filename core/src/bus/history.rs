@@ -304,7 +304,8 @@ impl Bus {
     /// write; it may still be told as running here.
     ///
     /// # Errors
-    /// As for [`replay_job`](Self::replay_job).
+    /// As for [`replay_job`](Self::replay_job). `Store` too where the store cannot note the end: the
+    /// job makes nothing more, and ends once the store works again.
     ///
     /// # Cancel safety
     /// Dropped before it returns, the job ends all the same or goes on.

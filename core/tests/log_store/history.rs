@@ -310,6 +310,7 @@ fn sorted(mut stats: Vec<EndpointStats>) -> Vec<EndpointStats> {
 #[tokio::test]
 async fn what_is_counted_survives_reopening() {
     let mut work = Work::new(seed(), false).await;
+    let mut told = (0, 0);
     for round in 0..6 {
         for _ in 0..40 {
             work.act().await;
@@ -324,7 +325,7 @@ async fn what_is_counted_survives_reopening() {
         };
         let before = states(work.everything().await);
         work.reopen(lost).await;
-        assert!(!stats.is_empty() && !dead.is_empty());
+        told = (stats.len(), dead.len());
         assert_eq!(sorted(work.store.stats(work.now).await.unwrap()), stats, "{lost:?}");
         let mut again = work.store.dead().await.unwrap();
         dead.sort_by_key(|dead| format!("{dead:?}"));
@@ -332,6 +333,7 @@ async fn what_is_counted_survives_reopening() {
         assert_eq!(again, dead, "{lost:?}");
         assert_eq!(states(work.everything().await), before, "{lost:?}");
     }
+    assert!(told.0 > 0 && told.1 > 0, "there is something to be told: {told:?}");
 }
 
 /// Totals and notes outlive the segments that held their records, and the checkpoint. Dead letters go
@@ -508,4 +510,59 @@ async fn a_damaged_event_stays_in_the_backlog() {
     assert_eq!((backlog[0].ready, backlog[0].delayed, backlog[0].leased), (0, 1, 1));
     store.settle(&[settlement(&claim.leases[0], Decision::Delivered, at(1))]).await.unwrap();
     assert_eq!(store.backlog(at(1)).await.unwrap()[0].owed(), 1, "and stays there");
+}
+
+/// Damage took the record that settled a delivery, which was then made again: it is owed once.
+#[tokio::test]
+async fn what_is_made_again_after_a_lost_settlement_is_owed_once() {
+    let (disk, a) = (Disk::default(), id("a"));
+    let store = builder(&disk, false).manual().open().await.unwrap();
+    let event = sealed(NewEvent::raw("match", "1").unwrap());
+    let accept = Accept { event: Arc::clone(&event), endpoints: [a.clone()].into() };
+    tokio::join!(store.accept(vec![accept], START), async { store.step(true) }).0.unwrap();
+    let until = |now: Timestamp| now.after(Duration::from_secs(30));
+    let mut before = disk.contents();
+    for (now, decision) in
+        [(at(0), Decision::RetryAt(at(1))), (at(2), Decision::Dead(DeadReason::Exhausted))]
+    {
+        before = disk.contents();
+        let lease = store.claim(&a, 1, now, until(now)).await.unwrap().leases.remove(0);
+        store.settle(&[settlement(&lease, decision, now)]).await.unwrap();
+        store.step(true);
+    }
+    let found = store.event(event.id()).await.unwrap().unwrap();
+    let name = disk.segments().remove(0);
+    let settled = before[&name].iter().zip(&disk.contents()[&name]).position(|(a, b)| a != b);
+    let targets = [Target::new(&found, a.clone())];
+    let replay = store.replay(&targets, None, at(3));
+    tokio::join!(replay, async { store.step(true) }).0.unwrap();
+    disk.damage(&name, |bytes| bytes[settled.unwrap() + 12] ^= 1);
+
+    let store = builder(&disk.durable(), false).open().await.unwrap();
+    assert_eq!(store.recovery().damaged.len(), 1, "{:?}", store.recovery());
+    let leases = store.claim(&a, 9, at(4), until(at(4))).await.unwrap().leases;
+    let runs: Vec<u32> = leases.iter().map(|lease| lease.delivery.run()).collect();
+    assert_eq!(runs, [1]);
+    let owed = store.backlog(at(4)).await.unwrap();
+    assert_eq!((owed[0].leased, owed[0].owed()), (1, 1));
+}
+
+/// An id that was published again after the dedup window names the newest of its events.
+#[tokio::test]
+async fn an_id_names_the_newest_of_its_events() {
+    let disk = Disk::default();
+    let open = || builder(&disk, false).dedup_window(Duration::ZERO).open();
+    let mut store = open().await.unwrap();
+    let event = sealed(NewEvent::raw("match", "1").unwrap());
+    for second in 0..20 {
+        let accept = Accept { event: Arc::clone(&event), endpoints: [id("a")].into() };
+        let accepted = store.accept(vec![accept], at(second)).await.unwrap();
+        assert!(!accepted[0].duplicate);
+        if second % 5 == 0 {
+            store.close().await.unwrap();
+            store = open().await.unwrap();
+        }
+        let found = store.event(event.id()).await.unwrap().unwrap();
+        assert_eq!(found.accepted_at, at(second));
+    }
 }

@@ -298,3 +298,22 @@ async fn needs_history() {
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
     bus.shutdown(SECOND).await.unwrap();
 }
+
+/// While the store fails, whoever cancels a job learns that, and does not wait for the store; the job
+/// ends when the store works again.
+#[tokio::test(start_paused = true)]
+async fn cancelling_does_not_wait_for_a_store_that_fails() {
+    let (store, sink) = (store(), RecordingSink::default());
+    let bus = delivered(&store, &sink, 60).await;
+    let job = bus.replay(slow("1/s")).await.unwrap();
+    tokio::time::sleep(2 * SECOND).await;
+    let before = tokio::time::Instant::now();
+    store.fail(Call::Keep, 20);
+    let error = bus.cancel_replay(job.id).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Store);
+    assert!(error.chain().contains("injected"), "{}", error.chain());
+    assert!(before.elapsed() < SECOND, "{:?}", before.elapsed());
+    let job = ended(&bus, job.id).await;
+    assert_eq!(job.state, JobState::Cancelled);
+    assert!(job.counts.made < 5, "{job:?}");
+}

@@ -50,6 +50,8 @@ struct Running {
     cancel: CancellationToken,
     /// Why it cannot go on just now.
     waiting: Option<String>,
+    /// Whether all that is left is to note how it ended.
+    is_ending: bool,
     /// With the answers to its last write, which its note does not have yet.
     counts: Option<Counts>,
 }
@@ -69,10 +71,11 @@ impl Replays {
         self.running.lock().expect("no code panics while it holds this lock")
     }
 
-    /// A job waits for this reason, or has gone on.
-    fn tell(&self, job: &Job, waiting: Option<String>) {
+    /// A job waits for this reason, or has gone on; or it is ending and that cannot be noted.
+    fn tell(&self, job: &Job, waiting: Option<String>, is_ending: bool) {
         if let Some(running) = self.running().get_mut(&job.id) {
             running.waiting = waiting;
+            running.is_ending = is_ending;
             running.counts = Some(job.counts);
         }
     }
@@ -193,9 +196,9 @@ impl Jobs {
                 break;
             }
             let cancel = CancellationToken::new();
-            replays
-                .running()
-                .insert(id, Running { cancel: cancel.clone(), waiting: None, counts: None });
+            let running =
+                Running { cancel: cancel.clone(), waiting: None, is_ending: false, counts: None };
+            replays.running().insert(id, running);
             let task = self.tasks.spawn(runner::run(Arc::clone(shared), record, cancel));
             self.ids.insert(task.id(), id);
         }
@@ -317,7 +320,7 @@ impl Engine {
         job
     }
 
-    /// Ends a job and waits until it has ended.
+    /// Ends a job and waits until it has ended, or until that cannot be noted.
     pub(crate) async fn cancel_replay(&self, id: JobId) -> Result<Job, Error> {
         let shared = &self.shared;
         let replays = &shared.replays;
@@ -344,7 +347,18 @@ impl Engine {
                 return Ok(record.job);
             }
         }
-        while replays.running().contains_key(&id) {
+        loop {
+            let failure = match replays.running().get(&id) {
+                None => break,
+                Some(running) => running.waiting.clone().filter(|_| running.is_ending),
+            };
+            if let Some(reason) = failure {
+                let what = format!(
+                    "cancel replay {id}: it makes nothing more and ends once the store works again; \
+                     it {reason}"
+                );
+                return Err(Error::new(ErrorKind::Store, what));
+            }
             // Fails only where the engine has gone, and then the job has ended too.
             if progress.changed().await.is_err() {
                 break;

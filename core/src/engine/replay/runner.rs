@@ -233,7 +233,7 @@ impl JobRunner {
 
     fn well(&mut self) {
         self.store_wait = STORE_WAIT_MIN;
-        self.shared.replays.tell(&self.record.job, None);
+        self.shared.replays.tell(&self.record.job, None, false);
         self.shared.tick();
     }
 
@@ -251,7 +251,7 @@ impl JobRunner {
             tracing::error!(replay = %id, error = error.chain(), ?wait, "replay waits: the store failed");
             format!("failed to {}", error.chain())
         };
-        self.shared.replays.tell(&self.record.job, Some(reason));
+        self.shared.replays.tell(&self.record.job, Some(reason), self.ending.is_some());
         self.shared.tick();
         wait
     }

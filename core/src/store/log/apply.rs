@@ -96,7 +96,12 @@ impl Replay<'_> {
         for run in &replay.runs {
             let Chosen { event, target, run: number, .. } = *run;
             // The event may be gone: what it was owed then was settled.
-            let Some(lane) = self.lane_of(target, event, number) else { continue };
+            if self.lane_of(target, event, number).is_none() {
+                continue;
+            }
+            // Damage may have taken the record that settled what was owed before.
+            self.take(target, event);
+            let Some(lane) = self.lane(target) else { continue };
             lane.begin_run(event, number);
             lane.insert_fresh(event);
             self.state.owe_run(run);

@@ -79,9 +79,9 @@ impl State {
         self.notes.apply(note, place.segment);
     }
 
-    /// Writes again what would be lost with the segments up to `last`. Returns whether there was
-    /// anything; it must be durable before they go.
-    pub(super) fn renew(&mut self, last: u32) -> bool {
+    /// Writes again what would be lost with the segments up to `last`; it must be durable before they
+    /// go.
+    pub(super) fn renew(&mut self, last: u32) {
         let notes = self.notes.iter().filter(|(_, kept)| kept.segment <= last);
         let notes: Vec<Note> = notes
             .map(|(key, kept)| Note { key: key.into(), value: Some(kept.value.clone()) })
@@ -91,14 +91,12 @@ impl State {
             .filter(|(_, lane)| lane.totals_from <= last)
             .filter_map(|(number, lane)| Some((number, lane.series.as_ref()?.totals())))
             .collect();
-        let is_any = !notes.is_empty() || !totals.is_empty();
         for note in notes {
             self.append_note(note);
         }
         for totals in totals.chunks(TOTALS_MAX) {
             self.append_totals(totals);
         }
-        is_any
     }
 
     fn append_totals(&mut self, totals: &[(u32, Totals)]) {

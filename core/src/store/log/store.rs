@@ -289,13 +289,14 @@ impl LogStore {
             let visible = state.visible;
             let mut candidates: Vec<u64> =
                 state.dedup.find(print).filter(|event| *event < visible).collect();
-            for event in &candidates {
-                if let Some(cached) = state.cache.get(*event)
-                    && cached.event.id() == id
-                    && !state.segments.is_moved(*event)
-                {
-                    return Ok(Some((*event, Found::cached(cached, &state))));
-                }
+            // Beyond the dedup window there may be several with one id: the newest counts.
+            candidates.sort_unstable_by(|a, b| b.cmp(a));
+            if let Some(event) = candidates.first()
+                && let Some(cached) = state.cache.get(*event)
+                && cached.event.id() == id
+                && !state.segments.is_moved(*event)
+            {
+                return Ok(Some((*event, Found::cached(cached, &state))));
             }
             // What is remembered no more, or was copied forward, is in the indexes.
             let reaches_to = state.dedup.reaches_to();
@@ -310,14 +311,13 @@ impl LogStore {
             }
             (candidates, older)
         };
-        let is_it = |found: Found| (found.event.id() == id).then_some(found);
-        for (event, found) in self.read(candidates).await? {
-            if let Some(found) = found.and_then(is_it) {
-                return Ok(Some((event, found)));
-            }
-        }
-        if older.is_empty() {
-            return Ok(None);
+        let newest = |read: HashMap<u64, Option<Found>>| {
+            let found = read.into_iter().filter_map(|(event, found)| Some((event, found?)));
+            found.filter(|(_, found)| found.event.id() == id).max_by_key(|(event, _)| *event)
+        };
+        let found = newest(self.read(candidates).await?);
+        if found.is_some() || older.is_empty() {
+            return Ok(found);
         }
         let older = self.blocking("look into the indexes", move |core| {
             let mut found = Vec::new();
@@ -327,12 +327,7 @@ impl LogStore {
             }
             Ok(found)
         });
-        for (event, found) in self.read(older.await?).await? {
-            if let Some(found) = found.and_then(is_it) {
-                return Ok(Some((event, found)));
-            }
-        }
-        Ok(None)
+        Ok(newest(self.read(older.await?).await?))
     }
 }
 

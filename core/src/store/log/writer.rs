@@ -541,21 +541,10 @@ impl Writer {
     /// oldest first: a settlement never outlives the event that it settles.
     fn free(&mut self) -> io::Result<()> {
         let keep = self.keep();
-        let last = {
-            let mut state = self.core.lock();
-            let Some(last) = state.freeable(keep).last() else { return Ok(()) };
-            if state.renew(last) {
-                drop(state);
-                // What only these segments tell is durable elsewhere before they go.
-                if self.flush(true).is_err() {
-                    return Ok(());
-                }
-            }
-            last
-        };
-        let mut freed = Vec::new();
         let mut state = self.core.lock();
-        // Something may be owed in them again by now.
+        let Some(last) = state.freeable(keep).last() else { return Ok(()) };
+        state.renew(last);
+        let mut freed = Vec::new();
         while state.freeable(keep).next().is_some_and(|first| first <= last) {
             let (number, dead) = state.forget_oldest();
             if dead > 0 {
@@ -563,8 +552,11 @@ impl Writer {
             }
             freed.push(number);
         }
+        let is_durable = state.tail.synced == state.tail.place;
         drop(state);
-        if freed.is_empty() {
+        // What only these segments told, and the settlements that let them go, which may have come
+        // after the checkpoint: without those a crash would leave deliveries owed whose events are gone.
+        if !is_durable && self.flush(true).is_err() {
             return Ok(());
         }
         let files = &*self.core.files;
