@@ -15,6 +15,9 @@ pub(crate) use past::{
     Replay, Retry,
 };
 
+/// The heading of the options that each command has, so that they do not stand among its own.
+const EVERYWHERE: &str = "Options of every command";
+
 /// Delivers events to webhooks, files and the terminal, and never loses one.
 #[derive(Debug, Parser)]
 #[command(name = "postrider", version, propagate_version = true)]
@@ -22,19 +25,19 @@ pub(crate) use past::{
 pub(crate) struct Args {
     /// The configuration [default: postrider.toml, postrider.json or webhook_config.json in this
     /// folder, the first that exists]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = EVERYWHERE)]
     pub(crate) config: Option<PathBuf>,
 
     /// Writes JSON for machines to stdout; logs stay on stderr
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
 
     /// Says nothing but errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = EVERYWHERE)]
     pub(crate) quiet: bool,
 
     /// Says more: -v every attempt that failed, -vv every attempt, -vvv everything
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = EVERYWHERE)]
     pub(crate) verbose: u8,
 
     #[command(subcommand)]

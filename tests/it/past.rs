@@ -219,6 +219,11 @@ async fn gone_outlives_the_command() {
     let held = ran(dir.path(), &["publish", "match", "--data", "1"]);
     assert!(held.stdout.contains("The app: held"), "{held:?}");
     assert_eq!(receiver.requests("app").len(), 1);
+    for args in [&["deliveries", "--state", "waiting"][..], &["events", "--state", "waiting"]] {
+        assert_eq!(lines(dir.path(), args).len(), 1, "{args:?}");
+    }
+    let waiting = well(dir.path(), &["deliveries", "--state", "waiting"]).stdout;
+    assert!(waiting.contains("held since"), "the list says why it waits: {waiting}");
     let stats = json(dir.path(), &["stats"]);
     assert_eq!(
         (&stats["endpoints"][0]["hold"], &stats["endpoints"][0]["status"]),

@@ -52,6 +52,33 @@ async fn a_process_delivers_what_another_left() {
     assert!(again.stdout.contains("\"duplicate\":true"), "known across processes: {again:?}");
 }
 
+/// The past of a shared store is looked at as that of a data folder is; it was refused for want of
+/// `bus.data_dir`.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_shared_store_keeps_is_looked_at() {
+    let receiver = Receiver::start().await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    configure(dir.path(), &receiver.url("app"));
+    let published = run(&mut postrider(dir.path(), ["publish", "match", "--id", "one"]));
+    assert_eq!(published.code, Some(0), "{published:?}");
+    let check = |args: &[&str], expect: &str| {
+        let ran = run(&mut postrider(dir.path(), args));
+        assert_eq!(ran.code, Some(0), "{args:?}: {ran:?}");
+        assert!(ran.stdout.contains(expect), "{args:?}: {ran:?}");
+    };
+    check(&["events"], "delivered (app)");
+    check(&["deliveries"], "app.one");
+    check(&["stats"], "100.0%");
+    check(&["dead"], "nothing was given up");
+    check(&["replay", "--dry-run"], "would make 1 delivery of 1 event");
+    check(&["retry", "app.one"], "app: delivered");
+    check(&["replay", "--yes"], "made 1 delivery of 1 event");
+    assert_eq!(arrived(&receiver), [("one".to_owned(), 3)].into());
+    let doctor = run(&mut postrider(dir.path(), ["doctor"]));
+    assert_eq!(doctor.code, Some(2), "{doctor:?}");
+    assert!(doctor.stderr.contains("kept by sqlite in events.db"), "{doctor:?}");
+}
+
 /// Two processes at once, where a data folder would be refused to the second.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_at_once_deliver_each_event_once() {

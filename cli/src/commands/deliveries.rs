@@ -5,7 +5,7 @@ use postrider::delivery::DeliveryId;
 
 use super::config;
 use super::events::each;
-use super::past::{self, Delivery, Names, show_attempts, stands, why};
+use super::past::{self, Delivery, Names, hold_of, show_attempts, stands, why};
 use crate::args::{Args, Deliveries, Look};
 use crate::output::Output;
 use crate::table::{Align, Table};
@@ -47,6 +47,9 @@ async fn one(bus: &Bus, id: &DeliveryId, names: &Names, output: &Output) -> Resu
     if delivery.attempts.is_empty() {
         output.line("  not attempted yet")?;
     }
+    if let Some(held) = hold_of(delivery, bus) {
+        output.line(format_args!("  {held}"))?;
+    }
     Ok(Exit::Done)
 }
 
@@ -73,7 +76,7 @@ async fn list(bus: &Bus, look: &Look, names: &Names, output: &Output) -> Result<
                 event.event.event_type().to_string(),
                 stands(&delivery.state).to_owned(),
                 delivery.attempts_made.to_string(),
-                why(delivery),
+                why(delivery, bus),
             ]);
         }
         Ok(count < limit)

@@ -45,7 +45,15 @@ fn folder(args: &Args, options: &Options, output: &Output) -> Result<PathBuf, Fa
     if let Some(folder) = &options.folder {
         return Ok(folder.clone());
     }
-    config(args, output)?.bus.data_dir.ok_or_else(|| {
+    let config = config(args, output)?;
+    if let Some(store) = &config.store {
+        return Err(Failure::invalid(format!(
+            "events are kept by {} in {}: doctor looks at data folders only; name one to look at it",
+            store.name(),
+            store.target()
+        )));
+    }
+    config.bus.data_dir.ok_or_else(|| {
         Failure::invalid("which folder? name one, or set bus.data_dir in the configuration")
     })
 }

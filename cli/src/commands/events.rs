@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::config;
-use super::past::{self, Delivery, Names, show_attempts, stands};
+use super::past::{self, Delivery, Names, hold_of, show_attempts, stands};
 use crate::args::{Args, Events, Look};
 use crate::output::Output;
 use crate::table::{Align, Table};
@@ -85,6 +85,9 @@ async fn one(bus: &Bus, id: &EventId, names: &Names, output: &Output) -> Result<
         let name = names.of(delivery.id.endpoint());
         output.line(format_args!("  {name}: {} ({})", stands(&delivery.state), delivery.id))?;
         show_attempts(&delivery.attempts, output)?;
+        if let Some(held) = hold_of(delivery, bus) {
+            output.line(format_args!("    {held}"))?;
+        }
     }
     Ok(Exit::Done)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use postrider::clock::{Clock, SystemClock};
 use postrider::config::Config;
 use postrider::delivery::{AttemptRecord, DeadReason, State};
+use postrider::endpoint::Hold;
 use postrider::store::{DeliveryRecord, EventRecord, Query};
 use postrider::{Bus, EndpointId, Timestamp};
 use serde::Serialize;
@@ -43,10 +44,13 @@ pub(super) async fn deliver(config: Config, output: &Output) -> Result<Bus, Fail
 
 /// Whether there can be anything to look at.
 fn check_kept(config: &Config) -> Result<(), Failure> {
+    if config.store.is_some() {
+        return Ok(());
+    }
     let Some(folder) = &config.bus.data_dir else {
         return Err(Failure::failed(
-            "there is no past to look at: without bus.data_dir events are kept in memory and end with \
-             the command that published them; set bus.data_dir to keep them",
+            "there is no past to look at: without bus.data_dir or bus.store events are kept in memory \
+             and end with the command that published them; set one of the two to keep them",
         ));
     };
     if !folder.exists() {
@@ -157,12 +161,32 @@ pub(super) fn stands(state: &State) -> &'static str {
 }
 
 /// Why it stands so, in words.
-pub(super) fn why(delivery: &DeliveryRecord) -> String {
+pub(super) fn why(delivery: &DeliveryRecord, bus: &Bus) -> String {
     let failure = delivery.attempts.last().map(|last| last.message.as_str()).unwrap_or_default();
+    if let Some(held) = hold_of(delivery, bus) {
+        return held;
+    }
     match &delivery.state {
         State::Waiting { due } if delivery.attempts_made > 0 => format!("until {due}: {failure}"),
         State::Delivered => String::new(),
         _ => failure.to_owned(),
+    }
+}
+
+/// What holds a delivery that waits, in words.
+pub(super) fn hold_of(delivery: &DeliveryRecord, bus: &Bus) -> Option<String> {
+    let is_waiting = matches!(delivery.state, State::Waiting { .. });
+    bus.hold(delivery.id.endpoint()).filter(|_| is_waiting).as_ref().map(held)
+}
+
+/// What holds an endpoint, in words.
+pub(super) fn held(hold: &Hold) -> String {
+    match hold {
+        Hold::Gone(gone) => format!(
+            "held since {}: its receiver wants nothing any more; postrider enable tries it again",
+            gone.since
+        ),
+        _ => "held: disabled in the configuration".to_owned(),
     }
 }
 

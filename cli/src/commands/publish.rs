@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use postrider::config::Config;
 use postrider::store::{Durability, MemoryStore};
-use postrider::{Bus, NewEvent};
+use postrider::{Bus, Error, NewEvent};
 
 use self::report::Account;
 use super::config;
@@ -45,8 +45,30 @@ pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Resu
         }
     }
     account.show_accepted(output)?;
+    // Also where the store has failed meanwhile, what is known is told first, then what went wrong.
+    let waited = settled(&bus, publish.wait(), &mut account).await;
+    let closed = bus.shutdown(Duration::ZERO).await;
+
+    account.show_deliveries(output)?;
+    output.json(&account.document())?;
+    if let Some(error) = refused {
+        return Err(error.into());
+    }
+    let is_interrupted = waited?;
+    closed?;
+    if let Some(failure) = account.failure(is_durable) {
+        return Err(Failure::failed(failure));
+    }
+    if is_interrupted {
+        return Err(Failure::failed("interrupted"));
+    }
+    Ok(Exit::Done)
+}
+
+/// Waits for deliveries and takes down how each stands; returns whether somebody broke the wait off.
+async fn settled(bus: &Bus, wait: Duration, account: &mut Account) -> Result<bool, Error> {
     let is_interrupted = tokio::select! {
-        flushed = bus.flush(publish.wait()) => {
+        flushed = bus.flush(wait) => {
             flushed?;
             false
         }
@@ -60,20 +82,7 @@ pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Resu
             account.delivery(&id, record, is_open);
         }
     }
-    bus.shutdown(Duration::ZERO).await?;
-
-    account.show_deliveries(output)?;
-    output.json(&account.document())?;
-    if let Some(error) = refused {
-        return Err(error.into());
-    }
-    if let Some(failure) = account.failure(is_durable) {
-        return Err(Failure::failed(failure));
-    }
-    if is_interrupted {
-        return Err(Failure::failed("interrupted"));
-    }
-    Ok(Exit::Done)
+    Ok(is_interrupted)
 }
 
 /// A bus for this command. Without a data folder or store it holds all of its events, which are in memory

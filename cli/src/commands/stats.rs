@@ -8,7 +8,7 @@ use postrider::{EndpointId, LeftAt, Timestamp};
 use serde::Serialize;
 
 use super::config;
-use super::past::{self, Names, ago, now};
+use super::past::{self, Names, ago, held, now};
 use crate::args::Args;
 use crate::output::Output;
 use crate::table::{Align, Table};
@@ -170,11 +170,7 @@ fn show(
         output.line(format_args!("  owed: {due} due, {delayed} later"))?;
     }
     match hold {
-        Some(Hold::Gone(gone)) => output.line(format_args!(
-            "  held since {}: its receiver wants nothing any more; postrider enable tries it again",
-            gone.since
-        )),
-        Some(_) => output.line("  held: disabled in the configuration"),
+        Some(hold) => output.line(format_args!("  {}", held(hold))),
         None => Ok(()),
     }
 }
