@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn file_names() {
         assert_eq!(segment_number(&segment_name(u32::MAX - 1)), Some(u32::MAX - 1));
-        assert_eq!(segment_number(&segment_name(u32::MAX)), None);
+        assert_eq!(segment_number(&segment_name(u32::MAX)), None, "no segment could follow it");
         assert_eq!(segment_number("spare.seg"), None);
         assert_eq!(segment_number("1.seg"), None);
     }
