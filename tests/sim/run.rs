@@ -229,7 +229,9 @@ impl Driver {
             }
             19 if self.plan().has_jumps => {
                 let hour = 3_600_000;
-                clock.jump_ms(self.rng.i64(-3 * hour..5 * hour));
+                let by = self.rng.i64(-3 * hour..5 * hour);
+                self.world.lock().jumps_back += u32::from(by < 0);
+                clock.jump_ms(by);
             }
             20..23 if self.plan().changes_endpoints => self.change(bus, clock).await?,
             23 if self.plan().has_crashes && self.disk.failed().is_none() => {

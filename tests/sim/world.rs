@@ -67,6 +67,8 @@ struct Newest {
     delay: Option<(Duration, Duration)>,
     /// A crash may have forgotten it.
     may_be_lost: bool,
+    /// [`Inner::jumps_back`] when it began.
+    jumps_back: u32,
 }
 
 /// What receivers saw of a delivery.
@@ -94,6 +96,8 @@ pub(crate) struct Inner {
     pub(crate) is_calm: bool,
     /// The store failed or was slow in this life.
     pub(crate) has_store_failed: bool,
+    /// How often the clock has jumped back.
+    pub(crate) jumps_back: u32,
     calls: usize,
     pub(crate) events: Vec<Published>,
     pub(crate) seen: BTreeMap<(usize, usize), Seen>,
@@ -289,7 +293,7 @@ impl Inner {
         let seen = self.seen.entry(key).or_default();
         seen.calls += 1;
         let found = match &seen.newest {
-            Some(newest) => check_again(newest, life, is_prompt, attempt),
+            Some(newest) => check_again(newest, life, is_prompt, attempt, self.jumps_back),
             None if attempt.number != 1 => Err("it is the first".to_owned()),
             None => check_prompt(accepted.filter(|_| is_prompt)),
         };
@@ -301,6 +305,7 @@ impl Inner {
             ended_in_life: Instant::now(),
             delay: None,
             may_be_lost: false,
+            jumps_back: self.jumps_back,
         });
         found.map(|()| key)
     }
@@ -319,6 +324,7 @@ fn check_again(
     life: u32,
     is_prompt: bool,
     attempt: &Attempt,
+    jumps_back: u32,
 ) -> Result<(), String> {
     let is_counted = attempt.number == newest.number + 1;
     if !is_counted {
@@ -351,7 +357,8 @@ fn check_again(
     };
     // A millisecond is lost where times are cut to whole ones.
     let waited = attempt.now.after(Duration::from_millis(1)).since(newest.ended);
-    if waited < least {
+    // One that was due, and claimed, may begin when the clock has just jumped back.
+    if waited < least && newest.jumps_back == jumps_back {
         return Err(format!("due after {least:?}, made after {waited:?}: {newest:?}"));
     }
     if is_prompt && waited > most + PROMPT {
