@@ -119,6 +119,8 @@ fn view(event: Option<EventRecord>) -> String {
 /// that it has been for ever; of one that was made again, that it is due since its event was accepted,
 /// since it was made again, or since its lease ran out.
 fn make_comparable(event: &mut EventRecord) {
+    // Endpoints that it was sent to again come in an order of each store's own.
+    event.deliveries.sort_by(|one, other| one.id.cmp(&other.id));
     for delivery in &mut event.deliveries {
         if let State::Waiting { due } = &mut delivery.state {
             let is_untried_again = delivery.id.run() > 0 && delivery.attempts_made == 0;
