@@ -129,6 +129,10 @@ impl Here {
             kind::SETTLE => {
                 let settle = record::take_settle(frame.body, base).map_err(undecodable)?;
                 self.check_target(settle.target)?;
+                // The record that made it again may be lost; this one tells of it too.
+                if settle.run > 0 && known.events.contains(settle.event) {
+                    known.note(settle.event, &[settle.target]);
+                }
                 known.check_delivery(settle.event, settle.target, "settled")?;
             }
             kind::MOVED => {
