@@ -11,15 +11,8 @@ use postrider::store::log::Files;
 use postrider::store::log::doctor::{Doctor, Problem, Report, Salvage, Severity};
 use postrider::testing::Disk;
 
-use super::crash::is_long;
+use super::crash::{is_long, seed};
 use super::ledger::{Workload, open};
-
-/// The usual run has a seed of its own: of logs with replays, `repair` still refuses some damage
-/// ("the result is not whole"), about one in 200. The long run finds them.
-fn seed() -> u64 {
-    let is_asked = std::env::var_os("POSTRIDER_SEED").is_some();
-    if is_asked || is_long() { super::crash::seed() } else { 42 }
-}
 
 fn examine(disk: &Disk) -> Report {
     Doctor::of(Arc::new(disk.clone())).examine().unwrap()

@@ -100,6 +100,16 @@ impl Lane {
         Some((due, event, tried))
     }
 
+    /// Takes out what waits of the events that `is_lost` names.
+    pub(super) fn take_waiting(&mut self, is_lost: impl Fn(u64) -> bool) -> Vec<u64> {
+        let lost = self.waiting.extract_if(.., |(_, event), _| is_lost(*event));
+        let lost: Vec<u64> = lost.map(|((_, event), _)| event).collect();
+        for event in &lost {
+            self.waiting_events.remove(*event);
+        }
+        lost
+    }
+
     pub(super) fn waiting_events(&self) -> &RoaringTreemap {
         &self.waiting_events
     }

@@ -11,7 +11,7 @@ use super::super::files::{File, Files, folder_path};
 use super::super::format::{
     CHECKPOINT, RECORD_HEADER, SEGMENT_HEADER, Seal, SegmentHeader, kind, segment_name,
 };
-use super::super::record::Name;
+use super::super::record::{Name, Place};
 use super::super::recovery;
 use super::super::state::State;
 use super::super::writer::{Core, Writer};
@@ -51,7 +51,7 @@ pub(super) fn repair(files: &Arc<dyn Files>, into: &Arc<dyn Files>) -> Result<Sa
             "the result is not whole: {file}, byte {offset}: {what}"
         ))));
     }
-    let covered = found.has_checkpoint.then_some(found.state.checkpoint);
+    let covered = kept_checkpoint(&found);
     let is_torn = found.log.segments.iter().any(|scanned| scanned.torn.is_some());
     let repeats = is_torn
         || found.is_cut_short
@@ -61,6 +61,17 @@ pub(super) fn repair(files: &Arc<dyn Files>, into: &Arc<dyn Files>) -> Result<Sa
     let lost = found.report.problems.iter().filter(|p| p.severity > Severity::Leftover);
     let lost = lost.cloned().collect();
     Ok(Salvage { lost, found: found.report, saved, deliveries_lost, repeats })
+}
+
+/// Where the checkpoint ends, if it is taken over: one that ends within a stretch that becomes a record
+/// would have that record read from its middle.
+fn kept_checkpoint(found: &Look) -> Option<Place> {
+    let place = found.state.checkpoint;
+    let ends_within = |loss: &Loss| {
+        let inside = u64::from(loss.offset) + 1..u64::from(loss.offset) + loss.bytes;
+        loss.segment == place.segment && inside.contains(&u64::from(place.offset))
+    };
+    (found.has_checkpoint && !found.log.losses.iter().any(ends_within)).then_some(place)
 }
 
 /// Copies every segment and the checkpoint.
@@ -83,7 +94,7 @@ fn copy(found: &Look, into: &dyn Files) -> io::Result<()> {
             stand_in(found, number, loss, into)?;
         }
     }
-    if found.has_checkpoint {
+    if kept_checkpoint(found).is_some() {
         let from = found.view.open(CHECKPOINT, false)?;
         let to = into.open(CHECKPOINT, true)?;
         copy_bytes(&*from, &*to, from.size()?)?;
@@ -255,16 +266,12 @@ impl State {
     fn give_up(&mut self, is_lost: impl Fn(u64) -> bool) -> u64 {
         let mut given_up = Vec::new();
         for lane in &mut self.lanes {
-            let lost: Vec<u64> = lane.fresh.iter().filter(|event| is_lost(*event)).collect();
-            for event in &lost {
+            let fresh: Vec<u64> = lane.fresh.iter().filter(|event| is_lost(*event)).collect();
+            for event in &fresh {
                 lane.remove_fresh(*event);
             }
-            given_up.extend(lost);
-            let waiting = std::mem::take(&mut lane.waiting);
-            let (lost, kept) = waiting.into_iter().partition(|((_, event), _)| is_lost(*event));
-            lane.waiting = kept;
-            let lost: std::collections::BTreeMap<_, _> = lost;
-            given_up.extend(lost.into_keys().map(|(_, event)| event));
+            given_up.extend(fresh);
+            given_up.extend(lane.take_waiting(&is_lost));
         }
         for event in &given_up {
             self.owe_less(*event);
