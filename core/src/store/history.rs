@@ -323,6 +323,21 @@ impl Target {
     pub fn new(found: &EventRecord, endpoint: EndpointId) -> Self {
         Self { place: found.place, event: found.event.id().clone(), endpoint }
     }
+
+    /// For stores: whether one call may name so many.
+    ///
+    /// # Errors
+    /// `TooLarge` for more than [`PAGE_EVENTS_MAX`].
+    pub fn check_count(targets: &[Self]) -> Result<(), Error> {
+        if targets.len() > PAGE_EVENTS_MAX {
+            let what = format!(
+                "change {} deliveries in one call: expected at most {PAGE_EVENTS_MAX}",
+                targets.len()
+            );
+            return Err(Error::new(ErrorKind::TooLarge, what));
+        }
+        Ok(())
+    }
 }
 
 /// What became of a request to send an event again.
@@ -397,20 +412,37 @@ impl Note {
     /// # Errors
     /// `TooLarge` beyond the bounds, `Invalid` for an empty key.
     pub fn new(key: impl Into<Box<str>>, value: impl Into<Bytes>) -> Result<Self, Error> {
-        let (key, value) = (key.into(), value.into());
-        if value.len() > NOTE_BYTES_MAX || key.len() > NOTE_KEY_BYTES_MAX {
+        let note = Self { key: key.into(), value: Some(value.into()) };
+        note.check(0)?;
+        Ok(note)
+    }
+
+    /// For stores: whether it may be kept beside `others`, the notes that have other keys. One that is
+    /// to be removed always may.
+    ///
+    /// # Errors
+    /// `TooLarge` or `Invalid` beyond its bounds, which its fields can be set to; `Full` beside
+    /// [`NOTES_MAX`].
+    pub fn check(&self, others: usize) -> Result<(), Error> {
+        let Some(value) = &self.value else { return Ok(()) };
+        if value.len() > NOTE_BYTES_MAX || self.key.len() > NOTE_KEY_BYTES_MAX {
             let what = format!(
                 "keep a note: expected a key of at most {NOTE_KEY_BYTES_MAX} bytes and a value of at most \
                  {NOTE_BYTES_MAX}, found {} and {}",
-                key.len(),
+                self.key.len(),
                 value.len()
             );
             return Err(Error::new(ErrorKind::TooLarge, what));
         }
-        if key.is_empty() {
+        if self.key.is_empty() {
             return Err(Error::new(ErrorKind::Invalid, "keep a note: its key is empty"));
         }
-        Ok(Self { key, value: Some(value) })
+        if others >= NOTES_MAX {
+            let what =
+                format!("keep note {:?}: there are {NOTES_MAX}, which is the limit", self.key);
+            return Err(Error::new(ErrorKind::Full, what));
+        }
+        Ok(())
     }
 
     /// The removal of a note.

@@ -1,7 +1,6 @@
 //! Small texts that are kept for the bus.
 
-use postrider::store::{NOTES_MAX, Note};
-use postrider::{Error, ErrorKind};
+use postrider::store::Note;
 use rusqlite::{Connection, params};
 
 use super::work::{Done, Work};
@@ -16,16 +15,11 @@ impl Work<'_> {
 
     /// Whether there is room for the note.
     pub(super) fn check_note(&self, note: &Note) -> Done<()> {
-        let others: i64 = self
+        let others: usize = self
             .connection
             .prepare_cached("SELECT count(*) FROM postrider_notes WHERE key != ?1")?
             .query_row([&note.key], |row| row.get(0))?;
-        if note.value.is_some() && others >= NOTES_MAX as i64 {
-            let what =
-                format!("keep note {:?}: there are {NOTES_MAX}, which is the limit", note.key);
-            return Ok(Err(Error::new(ErrorKind::Full, what)));
-        }
-        Ok(Ok(()))
+        Ok(note.check(others))
     }
 
     pub(super) fn write_note(&self, note: &Note) -> rusqlite::Result<()> {

@@ -1,8 +1,8 @@
 //! Sending past events again, and setting dead letters aside.
 
 use postrider::delivery::DeliveryId;
-use postrider::store::{Note, PAGE_EVENTS_MAX, Purged, RUNS_MAX, Replayed, Target};
-use postrider::{Error, ErrorKind, EventId, Timestamp};
+use postrider::store::{Note, Purged, RUNS_MAX, Replayed, Target};
+use postrider::{EventId, Timestamp};
 use rusqlite::{OptionalExtension, params};
 
 use super::lanes::Effect;
@@ -24,17 +24,6 @@ enum Named {
     Event(i64, Option<Newest>),
 }
 
-fn check_count(targets: &[Target]) -> Result<(), Error> {
-    if targets.len() > PAGE_EVENTS_MAX {
-        let what = format!(
-            "change {} deliveries in one call: expected at most {PAGE_EVENTS_MAX}",
-            targets.len()
-        );
-        return Err(Error::new(ErrorKind::TooLarge, what));
-    }
-    Ok(())
-}
-
 impl Work<'_> {
     pub(super) fn replay(
         &mut self,
@@ -43,7 +32,7 @@ impl Work<'_> {
         now: Timestamp,
     ) -> Done<Vec<Replayed>> {
         self.now = now;
-        if let Err(error) = check_count(targets) {
+        if let Err(error) = Target::check_count(targets) {
             return Ok(Err(error));
         }
         if let Some(note) = note
@@ -119,7 +108,7 @@ impl Work<'_> {
     }
 
     pub(super) fn purge(&mut self, targets: &[Target]) -> Done<Vec<Purged>> {
-        if let Err(error) = check_count(targets) {
+        if let Err(error) = Target::check_count(targets) {
             return Ok(Err(error));
         }
         let mut purged = Vec::with_capacity(targets.len());

@@ -13,8 +13,8 @@ use super::stands::Ended;
 use super::state::{Limits, NAME_FIXED_MAX, State};
 use super::store::Found;
 use crate::delivery::DeliveryId;
-use crate::error::{Error, ErrorKind};
-use crate::store::{DeadLetters, Note, PAGE_EVENTS_MAX, Purged, RUNS_MAX, Replayed, Target};
+use crate::error::Error;
+use crate::store::{DeadLetters, Note, Purged, RUNS_MAX, Replayed, Target};
 use crate::time::Timestamp;
 
 /// A target with its event, as far as it was read back.
@@ -28,19 +28,6 @@ pub(super) enum Change<T> {
     Done(T),
     /// Try again when there is room in the buffer.
     Busy,
-}
-
-/// # Errors
-/// `TooLarge` for more targets than one call may name.
-pub(super) fn check_count(targets: &[Target]) -> Result<(), Error> {
-    if targets.len() > PAGE_EVENTS_MAX {
-        let what = format!(
-            "change {} deliveries in one call: expected at most {PAGE_EVENTS_MAX}",
-            targets.len()
-        );
-        return Err(Error::new(ErrorKind::TooLarge, what));
-    }
-    Ok(())
 }
 
 /// What a replay will do.

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use super::facts::{self, TOTALS_SIZE_MAX};
 use super::format::{RECORD_HEADER, kind};
 use super::state::{NAME_FIXED_MAX, State};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::stats::{EndpointStats, Totals};
-use crate::store::{NOTES_MAX, Note};
+use crate::store::Note;
 
 /// Totals in one record at most.
 const TOTALS_MAX: usize = 64;
@@ -28,19 +28,9 @@ pub(super) struct Kept {
 
 impl Notes {
     /// # Errors
-    /// `TooLarge` for a note beyond the bounds, `Full` where there are too many.
+    /// Those of [`Note::check`].
     pub(super) fn check(&self, note: &Note) -> Result<(), Error> {
-        if let Some(value) = &note.value {
-            Note::new(note.key.clone(), value.clone())?;
-            if self.0.len() >= NOTES_MAX && !self.0.contains_key(&note.key) {
-                let what = format!(
-                    "keep note {:?}: there are {NOTES_MAX} notes, which is the limit; remove some",
-                    note.key
-                );
-                return Err(Error::new(ErrorKind::Full, what));
-            }
-        }
-        Ok(())
+        note.check(self.0.len() - usize::from(self.has(&note.key)))
     }
 
     pub(super) fn has(&self, key: &str) -> bool {

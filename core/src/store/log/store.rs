@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 use super::cache::Cached;
 use super::files::{Files, folder_path};
-use super::history::{Change, Known as KnownTarget, check_count};
+use super::history::{Change, Known as KnownTarget};
 use super::look::{self, Look, Runs};
 use super::moved::MovedDelivery;
 use super::read::{self, ReadEvent};
@@ -242,7 +242,7 @@ impl LogStore {
 
     /// Reads the events of targets.
     async fn read_targets(&self, targets: &[Target]) -> Result<HashMap<u64, Option<Found>>, Error> {
-        check_count(targets)?;
+        Target::check_count(targets)?;
         let visible = {
             let state = self.core.lock();
             state.check_usable()?;

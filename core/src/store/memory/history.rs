@@ -8,8 +8,8 @@ use crate::delivery::{DeliveryId, State};
 use crate::endpoint::EndpointId;
 use crate::error::{Error, ErrorKind};
 use crate::store::{
-    DeadLetters, Found, NOTES_MAX, Note, Order, PAGE_EVENTS_MAX, Page, Place as Position, Purged,
-    Query, RUNS_MAX, Replayed, Target,
+    DeadLetters, Found, Note, Order, Page, Place as Position, Purged, Query, RUNS_MAX, Replayed,
+    Target,
 };
 use crate::time::Timestamp;
 
@@ -88,7 +88,7 @@ impl Inner {
         limits: &MemoryStoreBuilder,
     ) -> Result<Vec<Replayed>, Error> {
         self.check_open()?;
-        check_count(targets)?;
+        Target::check_count(targets)?;
         if let Some(note) = &note {
             self.check_note(note)?;
         }
@@ -147,7 +147,7 @@ impl Inner {
 
     pub(super) fn purge(&mut self, targets: &[Target]) -> Result<Vec<Purged>, Error> {
         self.check_open()?;
-        check_count(targets)?;
+        Target::check_count(targets)?;
         let purged = targets.iter().map(|target| {
             let Some(place) = self.place_of(target) else { return Purged::Gone };
             let held = self.held(place);
@@ -162,13 +162,7 @@ impl Inner {
     }
 
     pub(super) fn check_note(&self, note: &Note) -> Result<(), Error> {
-        let is_new = note.value.is_some() && !self.notes.contains_key(&note.key);
-        if is_new && self.notes.len() >= NOTES_MAX {
-            let what =
-                format!("keep note {:?}: there are {NOTES_MAX}, which is the limit", note.key);
-            return Err(Error::new(ErrorKind::Full, what));
-        }
-        Ok(())
+        note.check(self.notes.len() - usize::from(self.notes.contains_key(&note.key)))
     }
 
     pub(super) fn keep(&mut self, note: Note) {
@@ -182,14 +176,3 @@ impl Inner {
 /// What a replayed delivery takes.
 const REPLAY_BYTES: usize =
     size_of::<Delivery>() + size_of::<Place>() + size_of::<(EndpointId, u32)>();
-
-fn check_count(targets: &[Target]) -> Result<(), Error> {
-    if targets.len() > PAGE_EVENTS_MAX {
-        let what = format!(
-            "change {} deliveries in one call: expected at most {PAGE_EVENTS_MAX}",
-            targets.len()
-        );
-        return Err(Error::new(ErrorKind::TooLarge, what));
-    }
-    Ok(())
-}
