@@ -15,11 +15,11 @@ impl Work<'_> {
 
     /// Whether there is room for the note.
     pub(super) fn check_note(&self, note: &Note) -> Done<()> {
-        let others: usize = self
+        let others: i64 = self
             .connection
             .prepare_cached("SELECT count(*) FROM postrider_notes WHERE key != ?1")?
             .query_row([&note.key], |row| row.get(0))?;
-        Ok(note.check(others))
+        Ok(note.check(usize::try_from(others).unwrap_or(usize::MAX)))
     }
 
     pub(super) fn write_note(&self, note: &Note) -> rusqlite::Result<()> {
