@@ -284,6 +284,16 @@ impl Store for Stepped {
         self.log.claim(endpoint, max, now, until).await
     }
 
+    async fn claim_tried(
+        &self,
+        endpoint: &EndpointId,
+        max: usize,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Claim, Error> {
+        self.log.claim_tried(endpoint, max, now, until).await
+    }
+
     async fn extend(
         &self,
         leases: &[(DeliveryId, Fence)],

@@ -179,6 +179,7 @@ impl Bus {
                 .collect();
             for targets in targets.chunks(PAGE_EVENTS_MAX) {
                 let answers = inner.store.purge(targets, inner.clock.now()).await?;
+                inner.engine.purged(targets);
                 purged += answers.iter().filter(|answer| **answer == Purged::Done).count() as u64;
             }
             match found.next {

@@ -302,13 +302,15 @@ impl Bus {
     /// began with; a sink that is no longer used is then closed.
     ///
     /// # Errors
-    /// `Config` where two endpoints have one id; nothing changes then. `Closed`.
+    /// `Config` where two endpoints have one id, or one is to keep an order and the store has no history
+    /// or is shared; nothing changes then. `Closed`.
     pub async fn set_endpoints(&self, endpoints: Vec<Endpoint>) -> Result<(), Error> {
         builder::check_ids(&endpoints)?;
         let _one_at_a_time = self.inner.changing.lock().await;
         if self.inner.is_closed.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Closed, "change endpoints: the bus is shut down"));
         }
+        self.inner.engine.check(&endpoints)?;
         self.inner.routes.store(Arc::new(Routes::new(&endpoints)));
         self.inner.engine.set_endpoints(endpoints);
         Ok(())

@@ -489,6 +489,8 @@ fn merge_policies(own: RawPolicy, defaults: &RawPolicy) -> Policy {
         timeout: own.timeout.or(defaults.timeout).map_or(TIMEOUT_DEFAULT, |timeout| timeout.0),
         concurrency: own.concurrency.or(defaults.concurrency).unwrap_or(CONCURRENCY_DEFAULT),
         retry: retry.unwrap_or_default(),
+        order: own.order.or(defaults.order).unwrap_or_default().into(),
+        on_dead: own.on_dead.or(defaults.on_dead).unwrap_or_default().into(),
     }
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::settings::{BacklogSettings, BusSettings, MemorySettings, Scope, ServerSettings};
 use super::{ByteSize, HumanDuration, NetworkPolicy, Secret};
 use crate::alert;
-use crate::endpoint::{CONCURRENCY_MAX, TIMEOUT_DEFAULT, TIMEOUT_MAX};
+use crate::endpoint::{CONCURRENCY_MAX, OnDead, Order, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 use crate::retry::{DELAY_MAX, JITTER_DEFAULT, SCHEDULE_DEFAULT, SCHEDULE_LEN_MAX};
 use crate::route::Pattern;
 use crate::store::WhenFull;
@@ -258,10 +258,15 @@ pub(super) struct RawPolicy {
     /// When failed attempts are made again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) retry: Option<RawRetry>,
-    /// Whether events keep their order; this version delivers in none.
+    /// Which events are delivered one after the other, in the order of acceptance. Anything but
+    /// `none` needs a store with history that no other process uses.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = RawOrder::None))]
     pub(super) order: Option<RawOrder>,
+    /// What happens to the events behind one that was given up, where an order is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = RawOnDead::Park))]
+    pub(super) on_dead: Option<RawOnDead>,
 }
 
 /// When failed attempts are made again.
@@ -291,13 +296,49 @@ fn delay() -> Schema {
     schema
 }
 
-/// Whether events of an endpoint keep their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Which events of an endpoint keep their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-#[schemars(rename = "Order", extend("x-remedy" = "this version does not keep an order yet"))]
+#[schemars(rename = "Order")]
 pub(super) enum RawOrder {
-    /// As they come.
+    /// None: every event goes as soon as it can.
+    #[default]
     None,
+    /// Events of one key; an event without a key is not ordered.
+    Key,
+    /// All events of the endpoint.
+    All,
+}
+
+impl From<RawOrder> for Order {
+    fn from(order: RawOrder) -> Self {
+        match order {
+            RawOrder::None => Self::None,
+            RawOrder::Key => Self::Key,
+            RawOrder::All => Self::All,
+        }
+    }
+}
+
+/// What happens to the events behind one that was given up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "OnDead")]
+pub(super) enum RawOnDead {
+    /// It goes to the dead letters and the next one follows.
+    #[default]
+    Park,
+    /// They wait until it is replayed and delivered, or purged.
+    Block,
+}
+
+impl From<RawOnDead> for OnDead {
+    fn from(on_dead: RawOnDead) -> Self {
+        match on_dead {
+            RawOnDead::Park => Self::Park,
+            RawOnDead::Block => Self::Block,
+        }
+    }
 }
 
 /// Which addresses may be connected to.

@@ -2,6 +2,7 @@
 
 mod hold;
 mod id;
+mod order;
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 pub use hold::{Gone, Hold};
 pub use id::{ENDPOINT_ID_BYTES_MAX, EndpointId, InvalidEndpointId};
+pub use order::{OnDead, Order};
 
 use crate::delivery::{Cause, Nack};
 use crate::error::{Error, ErrorKind};
@@ -34,6 +36,11 @@ pub struct Policy {
     pub concurrency: usize,
     /// When failed attempts are made again.
     pub retry: retry::Policy,
+    /// Which events keep their order. Default: none.
+    pub order: Order,
+    /// What happens behind an event that was given up, where an order is kept. Default: the next one
+    /// follows.
+    pub on_dead: OnDead,
 }
 
 impl Default for Policy {
@@ -42,6 +49,8 @@ impl Default for Policy {
             timeout: TIMEOUT_DEFAULT,
             concurrency: CONCURRENCY_DEFAULT,
             retry: retry::Policy::default(),
+            order: Order::default(),
+            on_dead: OnDead::default(),
         }
     }
 }
@@ -195,6 +204,20 @@ impl EndpointBuilder {
     /// Sets when failed attempts are made again.
     pub fn retry(mut self, retry: retry::Policy) -> Self {
         self.policy.retry = retry;
+        self
+    }
+
+    /// Sets which events keep their order. Default: none. A bus refuses to open with another one where
+    /// its store has no history, or is shared with other processes.
+    pub fn order(mut self, order: Order) -> Self {
+        self.policy.order = order;
+        self
+    }
+
+    /// Sets what happens behind an event that was given up, where an order is kept. Default: the next
+    /// one follows.
+    pub fn on_dead(mut self, on_dead: OnDead) -> Self {
+        self.policy.on_dead = on_dead;
         self
     }
 

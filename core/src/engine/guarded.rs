@@ -34,6 +34,16 @@ impl Guarded {
         guard(async { self.0.claim(endpoint, max, now, until).await }).await
     }
 
+    pub(crate) async fn claim_tried(
+        &self,
+        endpoint: &EndpointId,
+        max: usize,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Claim, Error> {
+        guard(async { self.0.claim_tried(endpoint, max, now, until).await }).await
+    }
+
     pub(crate) async fn extend(
         &self,
         leases: &[(DeliveryId, Fence)],

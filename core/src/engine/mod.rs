@@ -8,6 +8,7 @@ mod attempt;
 mod dispatcher;
 mod guarded;
 mod hold;
+mod order;
 mod permit;
 mod replay;
 mod worker;
@@ -26,7 +27,7 @@ use crate::endpoint::{Endpoint, EndpointId, Hold};
 use crate::error::{Error, ErrorKind};
 use crate::lane::{Lane, Retired};
 use crate::refresh::Refreshes;
-use crate::store::{Backlog, Store};
+use crate::store::{Backlog, Store, Target};
 use crate::time::Timestamp;
 use guarded::Guarded;
 use replay::Replays;
@@ -140,6 +141,7 @@ impl Engine {
         setup: Setup,
     ) -> Result<Self, Error> {
         let Setup { in_flight_max, desk, refreshes, delivers } = setup;
+        order::check(&endpoints, store.capabilities())?;
         let mut records = hold::load(&*store).await?;
         let mut touched = Vec::new();
         let (notes, inbox) = mpsc::channel(NOTES_MAX);
@@ -182,6 +184,19 @@ impl Engine {
             shared.tasks.spawn(replay::run(Arc::clone(&shared)));
         }
         Ok(Self { shared })
+    }
+
+    /// Whether these endpoints may be served.
+    ///
+    /// # Errors
+    /// `Config` where one is to keep an order and the store does not let it.
+    pub(crate) fn check(&self, endpoints: &[Endpoint]) -> Result<(), Error> {
+        order::check(endpoints, self.shared.store.0.capabilities())
+    }
+
+    /// Dead deliveries were purged: what waits behind them goes on.
+    pub(crate) fn purged(&self, targets: &[Target]) {
+        order::purged(&self.shared, targets);
     }
 
     /// Serves exactly these endpoints from now on. Attempts under way end with the sink that they

@@ -11,8 +11,11 @@ use tracing::Instrument;
 
 use super::attempt::{attempt, says_gone};
 use super::permit::PermitQueue;
-use super::{LEASE, LEASE_TICK, LookAt, SLEEP_MAX, STORE_WAIT_MAX, STORE_WAIT_MIN, Shared, hold};
+use super::{
+    LEASE, LEASE_TICK, LookAt, SLEEP_MAX, STORE_WAIT_MAX, STORE_WAIT_MIN, Shared, hold, order,
+};
 use crate::delivery::{Decision, DeliveryId};
+use crate::endpoint::Order;
 use crate::error::{Error, ErrorKind};
 use crate::lane::{Lane, Serving};
 use crate::store::{Fence, Lease, Next, Settled, Settlement};
@@ -36,6 +39,9 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, permit: OwnedSemap
         unsettled: Vec::new(),
         broken: Vec::new(),
         is_gone_unnoted: false,
+        keeps_order: false,
+        had_no_room: false,
+        is_order_unsure: false,
         store_asks_again: None,
         store_wait: STORE_WAIT_MIN,
     };
@@ -56,6 +62,12 @@ struct Worker {
     broken: Leases,
     /// Whether the store does not know yet that the receiver wants nothing any more.
     is_gone_unnoted: bool,
+    /// Whether the lane has lines.
+    keeps_order: bool,
+    /// Whether the last claim left out what was never tried, since too much waits in the lines.
+    had_no_room: bool,
+    /// A claim failed: it may have left leases that the lines do not know of.
+    is_order_unsure: bool,
     /// While the store fails: when to ask it again. Nothing is claimed until then.
     store_asks_again: Option<Instant>,
     /// How long to wait after the next failure.
@@ -83,26 +95,33 @@ impl Worker {
 
             self.release_broken().await;
 
-            let may_claim = lane.is_open()
-                && !shared.stop_claiming.is_cancelled()
-                && self.store_asks_again.is_none();
             let serving = lane.serving();
+            let is_served = lane.is_open() && !shared.stop_claiming.is_cancelled();
+            let may_claim = self.keep_order(&serving, is_served).await
+                && is_served
+                && self.store_asks_again.is_none();
+            if self.had_no_room && lane.with_lines(|lines| lines.room()) > 0 {
+                self.had_no_room = false;
+                next = Next::Now;
+            }
             let calls_max = serving.endpoint.policy.concurrency.min(shared.lane_permits_max);
             let free = calls_max.saturating_sub(self.calls.len());
-            let wants = may_claim && free > 0 && self.is_due(next);
+            let may_start = self.keeps_order && lane.with_lines(|lines| lines.startable()) > 0;
+            let wants = may_claim && free > 0 && (may_start || self.is_due(next));
             if !wants {
                 // A permit is not kept while waiting for something else.
                 permit = None;
                 queue.leave();
             } else if let Some(first) = permit.take().or_else(|| queue.try_acquire()) {
-                next = self.claim(&serving, first, free).await;
+                next = self.claim(&serving, first, free, next).await;
                 continue;
             }
 
             let has_ended = self.calls.is_empty()
                 && self.unsettled.is_empty()
                 && self.broken.is_empty()
-                && !self.is_gone_unnoted;
+                && !self.is_gone_unnoted
+                && !self.has_parked();
             if has_ended && !wants && self.store_asks_again.is_none() {
                 if lane.try_idle() {
                     return self.leave(next).await;
@@ -154,6 +173,7 @@ impl Worker {
         serving: &Arc<Serving>,
         first: OwnedSemaphorePermit,
         free: usize,
+        next: Next,
     ) -> Next {
         let shared = Arc::clone(&self.shared);
         let batch_max = serving.batch_max;
@@ -166,7 +186,8 @@ impl Worker {
         }
         let max = permits.len().saturating_mul(batch_max).min(CLAIM_MAX.max(batch_max));
         let now = shared.clock.now();
-        if self.leases_until <= now && !self.under_way.is_empty() {
+        let holds_leases = !self.under_way.is_empty() || self.has_parked();
+        if self.leases_until <= now && holds_leases {
             // The clock has jumped past the leases of what is under way here: without this, the
             // claim would start it a second time.
             if !self.extend().await {
@@ -174,17 +195,23 @@ impl Worker {
                 return Next::Now;
             }
         }
-        if self.under_way.is_empty() {
+        if !holds_leases {
             self.leases_until = Timestamp::MAX;
         }
         self.leases_until = self.leases_until.min(now.after(LEASE));
         self.lane.begin_look();
         let span = tracing::debug_span!("claim", endpoint = %self.lane.id(), event = tracing::field::Empty);
-        let claim =
-            shared.store.claim(self.lane.id(), max, now, now.after(LEASE)).instrument(span.clone());
+        let claim = async {
+            if self.keeps_order {
+                return order::claim(&shared, &self.lane, max, next, now).await;
+            }
+            shared.store.claim(self.lane.id(), max, now, now.after(LEASE)).await
+        };
+        let claim = claim.instrument(span.clone());
         let claim = match claim.await {
             Ok(claim) => claim,
             Err(error) => {
+                self.is_order_unsure = self.keeps_order;
                 self.store_failed("claim deliveries", &error);
                 return Next::Now;
             }
@@ -193,6 +220,7 @@ impl Worker {
         if let Some(first) = claim.leases.first() {
             span.record("event", tracing::field::display(first.event.id()));
         }
+        self.had_no_room = self.keeps_order && self.lane.with_lines(|lines| lines.room()) == 0;
         let mut leases = claim.leases.into_iter();
         for permit in permits {
             let batch: Vec<Lease> = leases.by_ref().take(batch_max).collect();
@@ -238,6 +266,63 @@ impl Worker {
         }
     }
 
+    /// Whether claims may go on as far as the order is concerned; makes the lines of a lane that is to
+    /// keep one, and gives back what they hold where the rule has changed or the lane is closed.
+    async fn keep_order(&mut self, serving: &Serving, is_served: bool) -> bool {
+        let policy = &serving.endpoint.policy;
+        let rule = self.lane.lines().as_ref().map(|lines| lines.rule());
+        self.keeps_order = rule.is_some();
+        let wanted =
+            (policy.order != Order::None && is_served).then_some((policy.order, policy.on_dead));
+        if rule == wanted && !self.is_order_unsure {
+            return true;
+        }
+        // What is under way began without the new lines, or belongs to the old ones.
+        let is_busy =
+            !(self.calls.is_empty() && self.unsettled.is_empty() && self.broken.is_empty());
+        if is_busy || self.store_asks_again.is_some() {
+            return false;
+        }
+        let parked = self.parked();
+        if !parked.is_empty()
+            && let Err(error) = self.shared.store.release(&parked).await
+        {
+            self.store_failed("give leases back", &error);
+            if !error.is_closed() {
+                return false;
+            }
+        }
+        *self.lane.lines() = None;
+        self.keeps_order = false;
+        self.had_no_room = false;
+        self.is_order_unsure = false;
+        let Some((order, on_dead)) = wanted else { return true };
+        match order::load(&self.shared, self.lane.id(), order, on_dead).await {
+            Ok(lines) => *self.lane.lines() = Some(Box::new(lines)),
+            Err(error) => {
+                self.store_failed("look for what goes first", &error);
+                return false;
+            }
+        }
+        self.keeps_order = true;
+        true
+    }
+
+    /// The leases that wait in the lines.
+    fn parked(&self) -> Leases {
+        self.lane.lines().as_ref().map(|lines| lines.leases()).unwrap_or_default()
+    }
+
+    fn has_parked(&self) -> bool {
+        self.keeps_order && self.lane.with_lines(|lines| lines.has_parked())
+    }
+
+    fn note_given_back<'l>(&self, leases: impl IntoIterator<Item = &'l (DeliveryId, Fence)>) {
+        if self.keeps_order {
+            self.lane.with_lines(|lines| lines.given_back(leases));
+        }
+    }
+
     /// Has the store remember that the receiver wants nothing any more.
     async fn note_gone(&mut self) {
         if !self.is_gone_unnoted || self.store_asks_again.is_some() {
@@ -261,7 +346,10 @@ impl Worker {
     async fn release_broken(&mut self) {
         if !self.broken.is_empty() && self.store_asks_again.is_none() {
             match self.shared.store.release(&self.broken).await {
-                Ok(_) => self.broken.clear(),
+                Ok(_) => {
+                    self.note_given_back(&self.broken);
+                    self.broken.clear();
+                }
                 Err(error) => self.store_failed("give leases back", &error),
             }
         }
@@ -289,6 +377,9 @@ impl Worker {
         self.store_wait = STORE_WAIT_MIN;
         let mut earliest: Option<Timestamp> = None;
         for (settlement, settled) in self.unsettled.drain(..).zip(settled) {
+            if self.keeps_order {
+                self.lane.with_lines(|lines| lines.settled(&settlement, settled));
+            }
             if settled == Settled::Stale {
                 tracing::warn!(
                     endpoint = %self.lane.id(), event = %settlement.delivery.event(),
@@ -318,13 +409,19 @@ impl Worker {
 
     /// Lengthens the leases of what is under way; `false` where the store failed.
     async fn extend(&mut self) -> bool {
-        let leases: Leases = self.under_way.values().flatten().cloned().collect();
+        let mut leases: Leases = self.under_way.values().flatten().cloned().collect();
+        let under_way = leases.len();
+        leases.extend(self.parked());
         if leases.is_empty() {
             return true;
         }
         let until = self.shared.clock.now().after(LEASE);
         match self.shared.store.extend(&leases, until).await {
-            Ok(_) => {
+            Ok(extended) => {
+                // What is under way tells of it when it is settled.
+                let parked = leases.iter().zip(extended).skip(under_way);
+                let lost = parked.filter(|(_, extended)| *extended == Settled::Stale);
+                self.note_given_back(lost.map(|(lease, _)| lease));
                 self.leases_until = until;
                 true
             }
@@ -347,6 +444,8 @@ impl Worker {
         }
         let mut leases: Leases = self.under_way.drain().flat_map(|(_, leases)| leases).collect();
         leases.append(&mut self.broken);
+        leases.extend(self.parked());
+        *self.lane.lines() = None;
         let endpoint = self.lane.id();
         if !leases.is_empty() {
             tracing::info!(%endpoint, attempts = leases.len(), "attempts broken off by shutdown");

@@ -3,6 +3,8 @@
 //! A lane is plain state. A task serves it only while it has something in flight or to claim; an
 //! idle lane costs its bytes and nothing else.
 
+mod order;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,6 +14,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::endpoint::{Endpoint, EndpointId, Gone, Hold};
 use crate::sink::Sink;
+pub(crate) use order::{Head, Lines};
 
 /// What serves an endpoint now: replaced as a whole when the endpoint is reconfigured.
 ///
@@ -68,6 +71,8 @@ pub(crate) struct Lane {
     is_removed: AtomicBool,
     /// Attempts that failed in a row, not counting those of alerts.
     failures: AtomicU32,
+    /// Where the endpoint keeps an order: made when it is first served, and forgotten when it is no longer.
+    lines: Mutex<Option<Box<Lines>>>,
     task: AtomicU8,
     woken: Notify,
 }
@@ -91,6 +96,7 @@ impl Lane {
             gone: Mutex::new(gone),
             is_removed: AtomicBool::new(false),
             failures: AtomicU32::new(0),
+            lines: Mutex::default(),
             task: AtomicU8::new(IDLE),
             woken: Notify::new(),
         }
@@ -146,6 +152,16 @@ impl Lane {
 
     fn calls(&self) -> MutexGuard<'_, Vec<oneshot::Receiver<()>>> {
         self.calls.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// What it knows of its keys, where it keeps an order.
+    pub(crate) fn lines(&self) -> MutexGuard<'_, Option<Box<Lines>>> {
+        self.lines.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// Looks at the lines of a lane that keeps an order; without one it has none and nothing is kept.
+    pub(crate) fn with_lines<T>(&self, look: impl FnOnce(&mut Lines) -> T) -> T {
+        look(self.lines().get_or_insert_default())
     }
 
     fn lock_gone(&self) -> MutexGuard<'_, Option<Gone>> {

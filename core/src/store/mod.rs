@@ -276,6 +276,26 @@ pub trait Store: Send + Sync + 'static {
         until: Timestamp,
     ) -> Result<Claim, Error>;
 
+    /// As [`claim`](Self::claim), but leaves out what was never tried; [`Claim::next`] too tells only of
+    /// the rest. For an endpoint that keeps an order: its engine asks so when it can hold no more.
+    ///
+    /// # Errors
+    /// `Unsupported` where [`Capabilities::history`] says so, or other processes share the store: no
+    /// order is kept there. `Store`; `Closed`.
+    ///
+    /// # Cancel safety
+    /// As [`claim`](Self::claim).
+    async fn claim_tried(
+        &self,
+        endpoint: &EndpointId,
+        max: usize,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Claim, Error> {
+        let _ = (endpoint, max, now, until);
+        Err(unsupported("claim only what was tried"))
+    }
+
     /// Lengthens leases until `until`; one answer for each.
     async fn extend(
         &self,

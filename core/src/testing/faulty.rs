@@ -165,6 +165,17 @@ impl<S: Store> Store for FaultyStore<S> {
         claim
     }
 
+    async fn claim_tried(
+        &self,
+        endpoint: &EndpointId,
+        max: usize,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Claim, Error> {
+        self.enter(Call::Claim).await?;
+        self.inner.store.claim_tried(endpoint, max, now, until).await
+    }
+
     async fn extend(
         &self,
         leases: &[(DeliveryId, Fence)],

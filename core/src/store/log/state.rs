@@ -447,6 +447,7 @@ impl State {
         max: usize,
         now: Timestamp,
         until: Timestamp,
+        takes_fresh: bool,
     ) -> Result<(Vec<Taken>, Next), Error> {
         self.check_usable()?;
         self.now = now;
@@ -456,7 +457,7 @@ impl State {
         self.expire_leases(number, now);
         let lane = &mut self.lanes[number as usize];
         let mut taken = Vec::new();
-        let fresh: Vec<u64> = lane.fresh.iter().take(max).collect();
+        let fresh: Vec<u64> = lane.fresh.iter().take(if takes_fresh { max } else { 0 }).collect();
         let mut fresh = fresh.into_iter().peekable();
         while taken.len() < max {
             let waiting = lane.waiting.first_key_value().filter(|((due, _), _)| *due <= now);
@@ -491,13 +492,14 @@ impl State {
             taken.push(Taken { fence, event, run, attempts: tried.attempts, cached });
         }
         let next_due = lane.waiting.first_key_value().map(|((due, _), _)| *due);
-        let next = if lane.fresh_count > 0 || next_due.is_some_and(|due| due <= now) {
-            Next::Now
-        } else {
-            lane.is_dry = true;
-            let leased = lane.leased.first().map(|(until, _)| *until);
-            next_due.into_iter().chain(leased).min().map_or(Next::Announced, Next::At)
-        };
+        let next =
+            if (takes_fresh && lane.fresh_count > 0) || next_due.is_some_and(|due| due <= now) {
+                Next::Now
+            } else {
+                lane.is_dry |= takes_fresh;
+                let leased = lane.leased.first().map(|(until, _)| *until);
+                next_due.into_iter().chain(leased).min().map_or(Next::Announced, Next::At)
+            };
         Ok((taken, next))
     }
 

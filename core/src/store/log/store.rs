@@ -381,6 +381,54 @@ impl Found {
     }
 }
 
+impl LogStore {
+    /// As [`Store::claim`], or only of what was tried.
+    async fn take(
+        &self,
+        endpoint: &EndpointId,
+        max: usize,
+        now: Timestamp,
+        until: Timestamp,
+        takes_fresh: bool,
+    ) -> Result<Claim, Error> {
+        let (taken, next) = self.core.lock().claim(endpoint, max, now, until, takes_fresh)?;
+        let uncached: Vec<u64> =
+            taken.iter().filter(|t| t.cached.is_none()).map(|t| t.event).collect();
+        let mut read = HashMap::new();
+        if !uncached.is_empty() {
+            match self.read(uncached).await {
+                Ok(found) => read = found,
+                Err(error) => {
+                    let mut state = self.core.lock();
+                    for taken in taken {
+                        state.unclaim(taken.fence);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        let mut leases = Vec::with_capacity(taken.len());
+        for taken in taken {
+            let event = if let Some(cached) = taken.cached {
+                cached.event
+            } else if let Some(found) = read.remove(&taken.event).flatten() {
+                self.core.lock().identify(taken.fence, found.event.id());
+                found.event
+            } else {
+                self.core.lock().set_unreadable(endpoint, taken.fence);
+                continue;
+            };
+            leases.push(Lease {
+                delivery: DeliveryId::new(endpoint.clone(), event.id().clone()).with_run(taken.run),
+                event,
+                attempts: taken.attempts,
+                fence: taken.fence,
+            });
+        }
+        Ok(Claim { leases, next })
+    }
+}
+
 #[async_trait]
 impl Store for LogStore {
     fn capabilities(&self) -> Capabilities {
@@ -466,41 +514,17 @@ impl Store for LogStore {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Claim, Error> {
-        let (taken, next) = self.core.lock().claim(endpoint, max, now, until)?;
-        let uncached: Vec<u64> =
-            taken.iter().filter(|t| t.cached.is_none()).map(|t| t.event).collect();
-        let mut read = HashMap::new();
-        if !uncached.is_empty() {
-            match self.read(uncached).await {
-                Ok(found) => read = found,
-                Err(error) => {
-                    let mut state = self.core.lock();
-                    for taken in taken {
-                        state.unclaim(taken.fence);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        let mut leases = Vec::with_capacity(taken.len());
-        for taken in taken {
-            let event = if let Some(cached) = taken.cached {
-                cached.event
-            } else if let Some(found) = read.remove(&taken.event).flatten() {
-                self.core.lock().identify(taken.fence, found.event.id());
-                found.event
-            } else {
-                self.core.lock().set_unreadable(endpoint, taken.fence);
-                continue;
-            };
-            leases.push(Lease {
-                delivery: DeliveryId::new(endpoint.clone(), event.id().clone()).with_run(taken.run),
-                event,
-                attempts: taken.attempts,
-                fence: taken.fence,
-            });
-        }
-        Ok(Claim { leases, next })
+        self.take(endpoint, max, now, until, true).await
+    }
+
+    async fn claim_tried(
+        &self,
+        endpoint: &EndpointId,
+        max: usize,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Claim, Error> {
+        self.take(endpoint, max, now, until, false).await
     }
 
     async fn extend(

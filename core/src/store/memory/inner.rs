@@ -12,6 +12,7 @@ use crate::endpoint::EndpointId;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Envelope, EventId};
 use crate::stats::Series;
+use crate::store::{Claim, Lease, Next};
 use crate::store::{
     Accept, Accepted, DeliveryRecord, EventRecord, Fence, Place as Position, Settled, Settlement,
     push_attempt,
@@ -296,6 +297,66 @@ impl Inner {
             let place = self.leases.remove(&fence).expect("every lease of a lane is in the map");
             self.wait_until(endpoint, place, until);
         }
+    }
+
+    /// As [`Store::claim`](crate::store::Store::claim), or only of what was tried.
+    pub(super) fn claim(
+        &mut self,
+        endpoint: &EndpointId,
+        max: usize,
+        now: Timestamp,
+        until: Timestamp,
+        takes_fresh: bool,
+    ) -> Result<Claim, Error> {
+        self.check_open()?;
+        self.now = self.now.max(now);
+        self.expire_leases(endpoint, now);
+        let Some(lane) = self.lanes.get_mut(endpoint) else {
+            return Ok(Claim { leases: Vec::new(), next: Next::Announced });
+        };
+        let mut leases = Vec::new();
+        while leases.len() < max {
+            let delayed = lane.delayed.first().filter(|(due, _)| *due <= now).copied();
+            let held_at = |place: &Place| self.events[place.event as usize].as_ref();
+            let fresh = lane.fresh.front().filter(|_| takes_fresh);
+            let fresh_since = fresh.and_then(|place| held_at(place).map(|held| held.accepted_at));
+            let place = match (delayed, fresh_since) {
+                (Some((due, place)), since) if since.is_none_or(|since| due <= since) => {
+                    lane.delayed.pop_first();
+                    place
+                }
+                (_, Some(_)) => lane.fresh.pop_front().expect("looked at above"),
+                (_, None) => break,
+            };
+            self.fence_last += 1;
+            let fence = Fence(self.fence_last);
+            let held = self.events[place.event as usize]
+                .as_mut()
+                .expect("an event with something owed is not evicted");
+            let run = held.target(place.delivery as usize).1;
+            let delivery = &mut held.deliveries[place.delivery as usize];
+            delivery.status = Status::Leased { until };
+            leases.push(Lease {
+                delivery: DeliveryId::new(endpoint.clone(), held.event.id().clone()).with_run(run),
+                event: Arc::clone(&held.event),
+                attempts: delivery.attempts_made,
+                fence,
+            });
+            self.leases.insert(fence, place);
+            lane.leased.insert((until, fence));
+        }
+        let is_due = |due: Timestamp| due <= now;
+        let next = if (takes_fresh && !lane.fresh.is_empty())
+            || lane.delayed.first().is_some_and(|(due, _)| is_due(*due))
+        {
+            Next::Now
+        } else {
+            lane.is_dry |= takes_fresh;
+            let delayed = lane.delayed.first().map(|(due, _)| *due);
+            let leased = lane.leased.first().map(|(until, _)| *until);
+            delayed.into_iter().chain(leased).min().map_or(Next::Announced, Next::At)
+        };
+        Ok(Claim { leases, next })
     }
 
     /// Puts a delivery among those that wait.

@@ -187,57 +187,17 @@ impl Store for MemoryStore {
         now: Timestamp,
         until: Timestamp,
     ) -> Result<Claim, Error> {
-        let mut inner = self.lock();
-        inner.check_open()?;
-        inner.now = inner.now.max(now);
-        inner.expire_leases(endpoint, now);
-        let inner = &mut *inner;
-        let Some(lane) = inner.lanes.get_mut(endpoint) else {
-            return Ok(Claim { leases: Vec::new(), next: Next::Announced });
-        };
-        let mut leases = Vec::new();
-        while leases.len() < max {
-            let delayed = lane.delayed.first().filter(|(due, _)| *due <= now).copied();
-            let held_at = |place: &Place| inner.events[place.event as usize].as_ref();
-            let fresh_since =
-                lane.fresh.front().and_then(|place| held_at(place).map(|held| held.accepted_at));
-            let place = match (delayed, fresh_since) {
-                (Some((due, place)), since) if since.is_none_or(|since| due <= since) => {
-                    lane.delayed.pop_first();
-                    place
-                }
-                (_, Some(_)) => lane.fresh.pop_front().expect("looked at above"),
-                (_, None) => break,
-            };
-            inner.fence_last += 1;
-            let fence = Fence(inner.fence_last);
-            let held = inner.events[place.event as usize]
-                .as_mut()
-                .expect("an event with something owed is not evicted");
-            let run = held.target(place.delivery as usize).1;
-            let delivery = &mut held.deliveries[place.delivery as usize];
-            delivery.status = Status::Leased { until };
-            leases.push(Lease {
-                delivery: DeliveryId::new(endpoint.clone(), held.event.id().clone()).with_run(run),
-                event: Arc::clone(&held.event),
-                attempts: delivery.attempts_made,
-                fence,
-            });
-            inner.leases.insert(fence, place);
-            lane.leased.insert((until, fence));
-        }
-        let is_due = |due: Timestamp| due <= now;
-        let next = if !lane.fresh.is_empty()
-            || lane.delayed.first().is_some_and(|(due, _)| is_due(*due))
-        {
-            Next::Now
-        } else {
-            lane.is_dry = true;
-            let delayed = lane.delayed.first().map(|(due, _)| *due);
-            let leased = lane.leased.first().map(|(until, _)| *until);
-            delayed.into_iter().chain(leased).min().map_or(Next::Announced, Next::At)
-        };
-        Ok(Claim { leases, next })
+        self.lock().claim(endpoint, max, now, until, true)
+    }
+
+    async fn claim_tried(
+        &self,
+        endpoint: &EndpointId,
+        max: usize,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Claim, Error> {
+        self.lock().claim(endpoint, max, now, until, false)
     }
 
     async fn extend(

@@ -1,0 +1,274 @@
+//! The lines of a lane that keeps an order: of each key, what goes first and what waits behind it.
+//!
+//! Pure state. Of a line only the first may be under way; it stays first while it waits for a retry,
+//! and where the endpoint says so also when it is dead.
+
+use std::collections::hash_map::{DefaultHasher, Entry};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
+
+use crate::delivery::{Decision, DeliveryId};
+use crate::endpoint::{OnDead, Order};
+use crate::event::{Envelope, EventId};
+use crate::store::{Fence, Lease, Settled, Settlement};
+
+/// Most claimed deliveries of one lane that wait behind others.
+pub(crate) const PARKED_MAX: usize = 4096;
+/// Most bytes of their events; the last one may pass it.
+pub(crate) const PARKED_BYTES_MAX: usize = 16 << 20;
+/// Most keys of one lane with a first one that is under way, waits or is dead, before nothing fresh
+/// is claimed.
+pub(crate) const LINES_MAX: usize = 65_536;
+
+/// A key by its hash: two that share one are kept in order together, which harms neither.
+type Key = u64;
+
+#[derive(Debug)]
+enum Stands {
+    /// Claimed, not started.
+    Parked(Lease),
+    InFlight(Fence),
+    /// To be claimed again: for a retry, or since its lease was given back or ran out.
+    Waiting,
+    /// Given up, and in the way.
+    Dead,
+}
+
+#[derive(Debug)]
+struct Member {
+    event: EventId,
+    stands: Stands,
+}
+
+type Line = VecDeque<Member>;
+
+/// Where the head of a line stands when a lane begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Head {
+    /// It was tried and will be claimed again.
+    Waiting,
+    /// It is dead and in the way.
+    Dead,
+}
+
+/// What a lane that keeps an order knows of its keys.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    order: Order,
+    on_dead: OnDead,
+    lines: HashMap<Key, Line>,
+    /// Of everything in `lines`, in which.
+    members: HashMap<EventId, Key>,
+    /// Lines whose first may start.
+    ready: VecDeque<Key>,
+    /// Claimed and not in any order.
+    loose: VecDeque<Lease>,
+    parked: usize,
+    parked_bytes: usize,
+}
+
+impl Lines {
+    pub(crate) fn new(order: Order, on_dead: OnDead) -> Self {
+        Self { order, on_dead, ..Self::default() }
+    }
+
+    /// The rule that it was made for.
+    pub(crate) fn rule(&self) -> (Order, OnDead) {
+        (self.order, self.on_dead)
+    }
+
+    fn key(&self, event: &Envelope) -> Option<Key> {
+        let key = match self.order {
+            Order::None => return None,
+            Order::Key => event.key()?,
+            Order::All => "",
+        };
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        Some(hasher.finish())
+    }
+
+    /// Adds what was tried before, in the order of acceptance, before anything is claimed.
+    pub(crate) fn restore(&mut self, event: &Envelope, head: Head) {
+        let Some(key) = self.key(event) else { return };
+        let stands = match head {
+            Head::Waiting => Stands::Waiting,
+            Head::Dead => Stands::Dead,
+        };
+        if self.members.insert(event.id().clone(), key).is_none() {
+            let member = Member { event: event.id().clone(), stands };
+            self.lines.entry(key).or_default().push_back(member);
+        }
+    }
+
+    /// How many fresh deliveries may be claimed.
+    pub(crate) fn room(&self) -> usize {
+        if self.parked_bytes >= PARKED_BYTES_MAX {
+            return 0;
+        }
+        let lines = LINES_MAX.saturating_sub(self.lines.len());
+        PARKED_MAX.saturating_sub(self.parked).min(lines)
+    }
+
+    /// How many may start now.
+    pub(crate) fn startable(&self) -> usize {
+        self.loose.len() + self.ready.len()
+    }
+
+    /// Whether it holds leases.
+    pub(crate) fn has_parked(&self) -> bool {
+        self.parked > 0
+    }
+
+    /// Takes in what was claimed, in the order in which it was claimed.
+    pub(crate) fn arrive(&mut self, leases: Vec<Lease>) {
+        for lease in leases {
+            self.parked += 1;
+            self.parked_bytes += lease.event.weight();
+            let Some(key) = self.key(&lease.event) else {
+                self.loose.push_back(lease);
+                continue;
+            };
+            let event = lease.event.id().clone();
+            let line = self.lines.entry(key).or_default();
+            if self.members.insert(event.clone(), key).is_none() {
+                line.push_back(Member { event, stands: Stands::Parked(lease) });
+                if line.len() == 1 {
+                    self.ready.push_back(key);
+                }
+                continue;
+            }
+            // A retry, a replay of a dead one in the way, or one whose lease ran out.
+            let at = line.iter().position(|member| member.event == event);
+            let at = at.expect("every member is in its line");
+            let was = std::mem::replace(&mut line[at].stands, Stands::Parked(lease));
+            if let Stands::Parked(older) = was {
+                self.parked -= 1;
+                self.parked_bytes -= older.event.weight();
+            } else if at == 0 {
+                self.ready.push_back(key);
+            }
+        }
+    }
+
+    /// Takes out at most `max` that may start now: never two of one key. They count as under way.
+    pub(crate) fn take(&mut self, max: usize) -> Vec<Lease> {
+        let mut taken = Vec::new();
+        while taken.len() < max {
+            let lease = if let Some(lease) = self.loose.pop_front() {
+                lease
+            } else if let Some(key) = self.ready.pop_front() {
+                let Some(first) = self.lines.get_mut(&key).and_then(|line| line.front_mut()) else {
+                    continue;
+                };
+                match std::mem::replace(&mut first.stands, Stands::Waiting) {
+                    Stands::Parked(lease) => {
+                        first.stands = Stands::InFlight(lease.fence);
+                        lease
+                    }
+                    other => {
+                        first.stands = other;
+                        continue;
+                    }
+                }
+            } else {
+                break;
+            };
+            self.parked -= 1;
+            self.parked_bytes -= lease.event.weight();
+            taken.push(lease);
+        }
+        taken
+    }
+
+    /// What the store has answered to the end of an attempt.
+    pub(crate) fn settled(&mut self, settlement: &Settlement, settled: Settled) {
+        let Some((key, at)) = self.position(settlement.delivery.event()) else { return };
+        let member = &mut self.lines.get_mut(&key).expect("it was found there")[at];
+        if !matches!(member.stands, Stands::InFlight(fence) if fence == settlement.fence) {
+            // Claimed again meanwhile; the newer lease tells.
+            return;
+        }
+        match settlement.decision {
+            _ if settled == Settled::Stale => member.stands = Stands::Waiting,
+            Decision::RetryAt(_) => member.stands = Stands::Waiting,
+            Decision::Dead(_) if self.on_dead == OnDead::Block => member.stands = Stands::Dead,
+            Decision::Delivered | Decision::Dead(_) | Decision::Expired => self.remove(key, at),
+        }
+    }
+
+    /// Leases of calls that broke were given back, or leases ran out: they are to be claimed again.
+    pub(crate) fn given_back<'l>(
+        &mut self,
+        leases: impl IntoIterator<Item = &'l (DeliveryId, Fence)>,
+    ) {
+        let fences: HashSet<Fence> = leases.into_iter().map(|(_, fence)| *fence).collect();
+        if fences.is_empty() {
+            return;
+        }
+        let (mut parked, mut bytes) = (0, 0);
+        let mut leave = |lease: &Lease| {
+            parked += 1;
+            bytes += lease.event.weight();
+        };
+        for member in self.lines.values_mut().flatten() {
+            match &member.stands {
+                Stands::Parked(lease) if fences.contains(&lease.fence) => leave(lease),
+                Stands::InFlight(fence) if fences.contains(fence) => {}
+                _ => continue,
+            }
+            member.stands = Stands::Waiting;
+        }
+        self.loose.retain(|lease| {
+            let stays = !fences.contains(&lease.fence);
+            if !stays {
+                leave(lease);
+            }
+            stays
+        });
+        self.parked -= parked;
+        self.parked_bytes -= bytes;
+        let lines = &self.lines;
+        self.ready.retain(|key| {
+            let first = lines.get(key).and_then(|line| line.front());
+            first.is_some_and(|first| matches!(first.stands, Stands::Parked(_)))
+        });
+    }
+
+    /// Somebody has set a dead delivery of the event aside. Returns whether it was in the way.
+    pub(crate) fn purged(&mut self, event: &EventId) -> bool {
+        let Some((key, at)) = self.position(event) else { return false };
+        if !matches!(self.lines[&key][at].stands, Stands::Dead) {
+            return false;
+        }
+        self.remove(key, at);
+        true
+    }
+
+    /// The leases that it holds.
+    pub(crate) fn leases(&self) -> Vec<(DeliveryId, Fence)> {
+        let in_lines = self.lines.values().flatten().filter_map(|member| match &member.stands {
+            Stands::Parked(lease) => Some(lease),
+            _ => None,
+        });
+        in_lines.chain(&self.loose).map(|lease| (lease.delivery.clone(), lease.fence)).collect()
+    }
+
+    fn position(&self, event: &EventId) -> Option<(Key, usize)> {
+        let key = *self.members.get(event)?;
+        let at = self.lines.get(&key)?.iter().position(|member| member.event == *event)?;
+        Some((key, at))
+    }
+
+    fn remove(&mut self, key: Key, at: usize) {
+        let Entry::Occupied(mut line) = self.lines.entry(key) else { return };
+        if let Some(member) = line.get_mut().remove(at) {
+            self.members.remove(&member.event);
+        }
+        match line.get().front() {
+            None => drop(line.remove()),
+            Some(Member { stands: Stands::Parked(_), .. }) if at == 0 => self.ready.push_back(key),
+            Some(_) => {}
+        }
+    }
+}
