@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use postrider::delivery::{Ack, Cause, Nack, Outcome};
+use postrider::delivery::{Ack, Cause, Nack, Outcome, StateKind};
+use postrider::replay::Request;
 use postrider::endpoint::{OnDead, Order};
 use postrider::retry::Policy;
 use postrider::sink::{Attempt, Sink};
@@ -186,7 +187,8 @@ async fn a_restart_keeps_the_heads() {
         let expect: Vec<String> = (0..20).map(|number: u64| number.to_string()).collect();
         if on_dead == OnDead::Block {
             assert_eq!((left, numbers(&sink).len()), (19, 0));
-            bus.replay(Query::new().state(postrider::delivery::StateKind::Dead)).await.unwrap();
+            let dead = Query::new().state(StateKind::Dead);
+            bus.replay(Request::new(dead)).await.unwrap();
             assert!(bus.flush(DAY).await.unwrap().is_empty());
         }
         assert_eq!(numbers(&sink), expect, "{on_dead:?}");

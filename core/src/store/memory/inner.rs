@@ -12,10 +12,9 @@ use crate::endpoint::EndpointId;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Envelope, EventId};
 use crate::stats::Series;
-use crate::store::{Claim, Lease, Next};
 use crate::store::{
-    Accept, Accepted, DeliveryRecord, EventRecord, Fence, Place as Position, Settled, Settlement,
-    push_attempt,
+    Accept, Accepted, Claim, DeliveryRecord, EventRecord, Fence, Lease, Next, Place as Position,
+    Settled, Settlement, push_attempt,
 };
 use crate::time::Timestamp;
 

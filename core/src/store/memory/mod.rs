@@ -4,7 +4,7 @@
 mod history;
 mod inner;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::{
     Accept, Accepted, Backlog, Capabilities, Claim, DeadLetters, DeliveryRecord, Durability,
-    EventRecord, Fence, Found, Lease, Next, Note, Page, Purged, Query, Replayed, Settled,
+    EventRecord, Fence, Found, Note, Page, Purged, Query, Replayed, Settled,
     Settlement, Store, Target,
 };
 use crate::delivery::{Decision, DeliveryId};
@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind};
 use crate::event::EventId;
 use crate::stats::EndpointStats;
 use crate::time::Timestamp;
-use inner::{Held, Inner, Place, Status, weight};
+use inner::{Held, Inner, Status, weight};
 
 /// Most events held, settled ones included, unless built otherwise.
 pub const EVENTS_MAX_DEFAULT: usize = 100_000;
