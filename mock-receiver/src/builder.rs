@@ -17,8 +17,9 @@ use tokio::{
 use crate::{
     Answers, Error, ErrorKind, Receiver, admin, capture, net,
     receiver::{Limits, Shared},
-    script::{Scripts, Step, steps},
+    script::{Scenario, Scripts, steps},
     store::Store,
+    tls::Authority,
     token,
 };
 
@@ -34,7 +35,8 @@ pub struct Builder {
     token: Option<String>,
     threads: usize,
     limits: Limits,
-    scripts: Vec<(String, Vec<Step>)>,
+    scripts: Vec<(String, Scenario)>,
+    tls: bool,
 }
 
 impl Default for Builder {
@@ -48,7 +50,15 @@ impl Default for Builder {
             body_timeout: Duration::from_mins(1),
             idle_timeout: Duration::from_mins(1),
         };
-        Self { capture: any, admin: any, token: None, threads: 1, limits, scripts: Vec::new() }
+        Self {
+            capture: any,
+            admin: any,
+            token: None,
+            threads: 1,
+            limits,
+            scripts: Vec::new(),
+            tls: false,
+        }
     }
 }
 
@@ -82,7 +92,21 @@ impl Builder {
 
     /// What a bin answers from the start, as [`On::respond`](crate::On::respond).
     pub fn script(mut self, bin: impl Into<String>, answers: impl Answers) -> Self {
-        self.scripts.push((bin.into(), steps(answers)));
+        self.scripts.push((bin.into(), Scenario::of(steps(answers))));
+        self
+    }
+
+    /// What a bin answers from the start, by rules.
+    pub fn scenario(mut self, bin: impl Into<String>, scenario: Scenario) -> Self {
+        self.scripts.push((bin.into(), scenario));
+        self
+    }
+
+    /// The capture address speaks TLS (1.2, 1.3), and HTTP/2 where the sender offers it. The
+    /// certificate is for `localhost`, `127.0.0.1` and `::1`; what it is to be trusted by is
+    /// [`Receiver::ca_pem`].
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 
@@ -200,6 +224,8 @@ fn run(
 async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
     let (capture, capture_addr) = bind(builder.capture, "--listen").await?;
     let (admin, admin_addr) = bind(builder.admin, "--admin").await?;
+    let authority = builder.tls.then(Authority::made).transpose()?;
+    let acceptor = authority.as_ref().map(|authority| authority.acceptor(None)).transpose()?;
     let shared = Arc::new(Shared {
         store: Store::new(builder.limits.captures_max, builder.limits.bytes_max),
         scripts: Scripts::default(),
@@ -208,14 +234,15 @@ async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
         token,
         capture: capture_addr,
         admin: admin_addr,
+        authority,
     });
-    for (bin, steps) in builder.scripts {
-        let set = shared.scripts.set(&bin, steps, false);
+    for (bin, scenario) in builder.scripts {
+        let set = shared.scripts.set(&bin, scenario);
         set.map_err(|error| Error::new(ErrorKind::Invalid, error.to_string()))?;
     }
     let state = shared.clone();
     tokio::spawn(net::accept(capture, CAPTURE_CONNECTIONS_MAX, move |stream, peer, number| {
-        capture::serve(state.clone(), stream, peer, number)
+        capture::serve(state.clone(), acceptor.clone(), stream, peer, number)
     }));
     let state = shared.clone();
     tokio::spawn(net::accept(admin, ADMIN_CONNECTIONS_MAX, move |stream, _, _| {

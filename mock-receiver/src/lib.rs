@@ -45,16 +45,18 @@ mod net;
 mod receiver;
 mod script;
 mod store;
+mod tls;
 mod token;
 mod view;
 mod wait;
 
 pub use builder::Builder;
-pub use capture::{Capture, Headers, Problem, Record};
+pub use capture::{Capture, Closer, Headers, Problem, Record, Timeline};
 pub use error::{Error, ErrorKind};
 pub use matcher::Matcher;
 pub use receiver::{On, Receiver};
-pub use script::{Answers, Response};
+pub use script::{Answers, Delay, Fault, Response, Rule, Scenario};
+pub use tls::TlsFault;
 pub use wait::Wait;
 
 #[cfg(doctest)]

@@ -12,8 +12,9 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
     Answers, Builder, Capture, Error, Matcher, Response, Wait,
-    script::{Scripts, Step, steps},
-    store::{Store, Totals},
+    script::{Fault, Scenario, Scripts, steps},
+    store::{Store, TooManyBins, Totals},
+    tls::Authority,
     wait::Wanted,
 };
 
@@ -44,6 +45,16 @@ pub(crate) struct Shared {
     pub(crate) token: String,
     pub(crate) capture: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// Signs for the capture address where that speaks TLS.
+    pub(crate) authority: Option<Authority>,
+}
+
+impl Shared {
+    /// Where to send for that bin.
+    pub(crate) fn url(&self, bin: &str) -> String {
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}/{bin}", self.capture)
+    }
 }
 
 /// A running receiver.
@@ -75,9 +86,16 @@ impl Receiver {
         Builder::default()
     }
 
-    /// Where to send for that bin: `http://127.0.0.1:PORT/bin`. Any path may follow.
+    /// Where to send for that bin: `http://127.0.0.1:PORT/bin`, `https` with
+    /// [TLS](Builder::tls). Any path may follow.
     pub fn url(&self, bin: &str) -> String {
-        format!("http://{}/{bin}", self.shared.capture)
+        self.shared.url(bin)
+    }
+
+    /// With [TLS](Builder::tls): the certificate, as PEM, that the sender under test must trust.
+    /// It is good for loopback names only.
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.shared.authority.as_ref().map(Authority::pem)
     }
 
     /// The address that captures.
@@ -229,7 +247,7 @@ impl On<'_> {
     /// # Panics
     /// Where there are 10,000 bins with answers already.
     pub fn respond(self, answers: impl Answers) -> Self {
-        self.set(steps(answers), false)
+        self.scenario(Scenario::of(steps(answers)))
     }
 
     /// From now on this decides what the bin answers: `respond` for a closure whose argument's
@@ -246,11 +264,35 @@ impl On<'_> {
     /// # Panics
     /// As [`respond`](Self::respond).
     pub fn then(self, answers: impl Answers) -> Self {
-        self.set(steps(answers), true)
+        let appended = self.receiver.shared.scripts.append(&self.bin, steps(answers));
+        self.done(appended)
     }
 
-    fn set(self, steps: Vec<Step>, append: bool) -> Self {
-        if let Err(error) = self.receiver.shared.scripts.set(&self.bin, steps, append) {
+    /// From now on the bin answers by these rules.
+    ///
+    /// # Panics
+    /// As [`respond`](Self::respond).
+    pub fn scenario(self, scenario: Scenario) -> Self {
+        let set = self.receiver.shared.scripts.set(&self.bin, scenario);
+        self.done(set)
+    }
+
+    /// From now on this goes wrong with every answer of the bin, in the place of what goes wrong
+    /// with the answer itself; `None`: nothing more.
+    ///
+    /// # Panics
+    /// As [`respond`](Self::respond), and where the fault breaks its own bounds.
+    pub fn fault(self, fault: impl Into<Option<Fault>>) -> Self {
+        let fault = fault.into();
+        if let Some(Err(error)) = fault.as_ref().map(Fault::check) {
+            panic!("{error}");
+        }
+        let set = self.receiver.shared.scripts.fault(&self.bin, fault);
+        self.done(set)
+    }
+
+    fn done(self, set: Result<(), TooManyBins>) -> Self {
+        if let Err(error) = set {
             panic!("{error}");
         }
         self

@@ -8,13 +8,12 @@ use hyper::{Method, Request, StatusCode, body::Incoming};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::{Problem, Reply, json_reply, reply};
+use super::{Problem, Reply, bins, json_reply, reply};
 use crate::{
     Matcher,
     capture::BIN_BYTES_MAX,
     filter::Filter,
     receiver::{Shared, WAIT_DEFAULT},
-    script::json::{BinDocument, shown},
     store::Totals,
     view::Summary,
     wait::{Miss, Wanted, wait},
@@ -50,19 +49,25 @@ pub(super) async fn route(shared: &Shared, request: Request<Incoming>) -> Result
             let body = find(shared, seq)?.body.clone();
             Ok(reply(StatusCode::OK, "application/octet-stream", body))
         }
-        (["requests", _] | ["requests", _, "body"], _) => Err(Problem::method_not_allowed("GET")),
         (["wait"], &Method::POST) => wait_for(shared, &body(request).await?).await,
         (["wait"], _) => Err(Problem::method_not_allowed("POST")),
+        (["ca.pem"], &Method::GET) => match &shared.authority {
+            Some(authority) => {
+                let pem = authority.pem().to_owned().into();
+                Ok(reply(StatusCode::OK, "application/x-pem-file", pem))
+            }
+            None => Err(Problem::not_found("the capture address speaks no TLS; start with --tls")),
+        },
+        (["requests", _] | ["requests", _, "body"] | ["ca.pem"], _) => {
+            Err(Problem::method_not_allowed("GET"))
+        }
         (["bins", bin], _) if bin.is_empty() || bin.len() > BIN_BYTES_MAX => {
             Err(Problem::bad_request(format!("the name of a bin has 1 to {BIN_BYTES_MAX} bytes")))
         }
-        (["bins", bin], &Method::GET) => show_bin(shared, bin),
+        (["bins", bin], &Method::GET) => bins::show(shared, bin),
         (["bins", bin], &Method::PUT) => {
-            let document: BinDocument = parse(&body(request).await?)?;
-            let steps = document.steps().map_err(Problem::bad_request)?;
-            let set = shared.scripts.set(bin, steps, false);
-            set.map_err(|full| Problem::new(StatusCode::INSUFFICIENT_STORAGE, full.to_string()))?;
-            show_bin(shared, bin)
+            bins::set(shared, bin, parse(&body(request).await?)?)?;
+            bins::show(shared, bin)
         }
         (["bins", bin], &Method::DELETE) => {
             shared.scripts.remove(bin);
@@ -177,29 +182,6 @@ fn unmet(miss: &Miss) -> Problem {
         .with("not_whole", miss.partial)
         .with("nearest", nearest)
         .with("account", miss.to_string())
-}
-
-fn show_bin(shared: &Shared, bin: &str) -> Result<Reply, Problem> {
-    let script = shared.scripts.find(bin);
-    let totals = shared.store.totals(Some(bin));
-    if script.is_none() && totals.is_none() {
-        return Err(Problem::not_found(format!(
-            "bin {bin:?} has captured nothing and has no answer of its own"
-        )));
-    }
-    let Totals { held, evicted } = totals.unwrap_or_default();
-    let (answers, next) = match script.map(|script| script.steps()) {
-        Some((steps, next)) => (shown(&steps), Some(next)),
-        None => (json!(null), None),
-    };
-    json_reply(&json!({
-        "bin": bin,
-        "url": format!("http://{}/{bin}", shared.capture),
-        "total": held,
-        "evicted": evicted,
-        "answers": answers,
-        "next_answer": next,
-    }))
 }
 
 fn parameters(query: &str) -> impl Iterator<Item = (String, String)> {

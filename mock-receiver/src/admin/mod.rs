@@ -1,6 +1,7 @@
 //! The admin address: the API under `/api/v1`, behind a bearer token.
 
 mod api;
+mod bins;
 mod guard;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};

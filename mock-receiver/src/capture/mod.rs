@@ -1,8 +1,13 @@
 //! What a request looked like: raw bytes first, every other view derived from them.
 
+mod h1;
+mod h2;
 mod headers;
+mod io;
+mod parse;
+mod reply;
 mod serve;
-mod wire;
+mod timeline;
 
 use std::{borrow::Cow, fmt, net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 
@@ -12,6 +17,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 pub use headers::Headers;
 pub(crate) use serve::{BIN_BYTES_MAX, serve};
+pub use timeline::{Closer, Timeline};
 
 /// One request as it was received, byte for byte.
 ///
@@ -61,9 +67,11 @@ pub struct Record {
     pub path: String,
     /// What follows the first `?` of the target, as sent; `None` without a `?`.
     pub query: Option<String>,
-    /// `HTTP/1.0` or `HTTP/1.1`.
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
     pub version: &'static str,
-    /// The header lines in the order, case and number in which they were sent.
+    /// The header lines in the order, case and number in which they were sent. HTTP/2 has no
+    /// lines: they are written as HTTP/1.1 would have them, `:authority` as `host`, and those of
+    /// the same name where the first of them stood.
     pub headers: Headers,
     /// The trailer lines after a chunked body; usually empty.
     pub trailers: Headers,
@@ -73,6 +81,8 @@ pub struct Record {
     pub body_bytes: u64,
     /// Why the request is not whole, when it is not.
     pub problem: Option<Problem>,
+    /// The problem in a sentence.
+    pub reason: Option<String>,
     /// Where the connection came from.
     pub peer: SocketAddr,
     /// The connection's number, from 1, in the order of acceptance.
@@ -83,6 +93,8 @@ pub struct Record {
     pub status: Option<u16>,
     /// From the complete head to the complete body.
     pub duration: Duration,
+    /// When what happened.
+    pub timeline: Timeline,
 }
 
 /// Why a [`Capture`] is not a whole request.
@@ -91,12 +103,17 @@ pub struct Record {
 pub enum Problem {
     /// The body is larger than the receiver keeps; the beginning is kept, the answer was 413.
     TooLarge,
-    /// The connection ended, or stopped making sense, before the body was complete.
+    /// The connection ended before head and body were complete.
     Incomplete,
     /// Nothing of the body came for too long; the answer was 408.
     Stalled,
     /// Too many bytes of bodies were on their way at once; the answer was 503.
     Overloaded,
+    /// It is not HTTP, or its framing makes no sense; kept as far as it came, the answer was 400,
+    /// 431 or 505.
+    Malformed,
+    /// A [`Fault`](crate::Fault) of ours ended it before its body was complete.
+    CutOff,
 }
 
 impl Problem {
@@ -107,6 +124,8 @@ impl Problem {
             Self::Incomplete => "incomplete",
             Self::Stalled => "stalled",
             Self::Overloaded => "overloaded",
+            Self::Malformed => "malformed",
+            Self::CutOff => "cut_off",
         }
     }
 }
@@ -161,8 +180,8 @@ impl Record {
 
     /// What it costs in memory, about.
     pub(crate) fn cost(&self) -> usize {
-        /// Index entries and the allocator's own share.
-        const OVERHEAD: usize = 160;
+        /// Index entries, the late part of the timeline and the allocator's own share.
+        const OVERHEAD: usize = 240;
         size_of::<Self>()
             + OVERHEAD
             + self.head().len()
@@ -170,6 +189,7 @@ impl Record {
             + self.body.len()
             + self.path.len()
             + self.query.as_ref().map_or(0, String::len)
+            + self.reason.as_ref().map_or(0, String::len)
     }
 }
 

@@ -31,6 +31,9 @@ struct ServeArguments {
     /// Where to serve the admin API; port 0 takes any free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4011", value_parser = address)]
     admin: SocketAddr,
+    /// Speak TLS on the capture address, with a certificate for its loopback names
+    #[arg(long)]
+    tls: bool,
     /// The bearer token of the admin API; made when not given
     #[arg(long, env = "MOCK_RECEIVER_TOKEN", hide_env_values = true)]
     token: Option<String>,

@@ -26,6 +26,9 @@ pub(super) async fn serve(arguments: ServeArguments) -> Result<(), String> {
         .admin(arguments.admin)
         .threads(thread::available_parallelism().map_or(1, usize::from));
     let given = arguments.token.is_some();
+    if arguments.tls {
+        builder = builder.tls();
+    }
     if let Some(token) = arguments.token {
         builder = builder.token(token);
     }
@@ -63,20 +66,26 @@ pub(super) async fn serve(arguments: ServeArguments) -> Result<(), String> {
 }
 
 fn announcement(receiver: &Receiver, json: bool, token_given: bool) -> String {
-    let capture = format!("http://{}", receiver.addr());
+    let capture = receiver.url("");
+    let capture = capture.trim_end_matches('/');
     let (admin, token) = (receiver.admin_url(), receiver.token());
     if json {
         // Programs that start us read exactly this line, with its keys in this order.
+        let ca = receiver.ca_pem().map_or(String::new(), |pem| format!(r#","ca":{}"#, json!(pem)));
         return format!(
-            r#"{{"capture":{},"admin":{},"token":{}}}"#,
+            r#"{{"capture":{},"admin":{},"token":{}{ca}}}"#,
             json!(capture),
             json!(admin),
             json!(token)
         );
     }
     let token = if token_given { "(the one given)" } else { token };
+    let ca = match receiver.ca_pem() {
+        Some(_) => format!("CA to trust   {admin}/api/v1/ca.pem (with the token)\n"),
+        None => String::new(),
+    };
     format!(
-        "capturing at  {capture}/BIN/any/path\nadmin API at  {admin}/api/v1\ntoken         {token}\n"
+        "capturing at  {capture}/BIN/any/path\nadmin API at  {admin}/api/v1\ntoken         {token}\n{ca}"
     )
 }
 

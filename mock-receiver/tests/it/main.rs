@@ -4,8 +4,11 @@
 mod admin;
 mod answers;
 mod bounds;
+mod faults;
 mod fidelity;
 mod lifecycle;
 mod program;
+mod scenarios;
 mod support;
+mod tls;
 mod waits;
