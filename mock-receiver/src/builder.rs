@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     sync::{Arc, Mutex, atomic::AtomicUsize, mpsc},
     thread,
     time::Duration,
@@ -17,8 +18,12 @@ use tokio::{
 use crate::{
     Answers, Error, ErrorKind, Receiver, admin, capture, net,
     receiver::{Limits, Shared},
-    script::{Scenario, Scripts, steps},
-    store::Store,
+    script::{
+        Scenario, Scripts,
+        file::{self, Told},
+        steps,
+    },
+    store::{Store, TooManyBins},
     tls::Authority,
     token,
 };
@@ -37,6 +42,7 @@ pub struct Builder {
     limits: Limits,
     scripts: Vec<(String, Scenario)>,
     tls: bool,
+    scenario_files: Vec<PathBuf>,
 }
 
 impl Default for Builder {
@@ -58,6 +64,7 @@ impl Default for Builder {
             limits,
             scripts: Vec::new(),
             tls: false,
+            scenario_files: Vec::new(),
         }
     }
 }
@@ -99,6 +106,14 @@ impl Builder {
     /// What a bin answers from the start, by rules.
     pub fn scenario(mut self, bin: impl Into<String>, scenario: Scenario) -> Self {
         self.scripts.push((bin.into(), scenario));
+        self
+    }
+
+    /// What bins answer from the start, from a TOML, YAML or JSON file of at most 16 MiB; its
+    /// language is in the README. Goes before [`script`](Self::script) and
+    /// [`scenario`](Self::scenario).
+    pub fn scenario_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.scenario_files.push(path.into());
         self
     }
 
@@ -159,7 +174,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`Bind`](ErrorKind::Bind) where an address cannot be had, [`Invalid`](ErrorKind::Invalid)
-    /// for a token that no header can hold.
+    /// for a token that no header can hold and a scenario file that breaks a rule.
     ///
     /// # Cancel safety
     /// Dropped, nothing stays.
@@ -224,6 +239,10 @@ fn run(
 async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
     let (capture, capture_addr) = bind(builder.capture, "--listen").await?;
     let (admin, admin_addr) = bind(builder.admin, "--admin").await?;
+    let mut told = Vec::new();
+    for path in &builder.scenario_files {
+        told.extend(file::read(path)?);
+    }
     let authority = builder.tls.then(Authority::made).transpose()?;
     let acceptor = authority.as_ref().map(|authority| authority.acceptor(None)).transpose()?;
     let shared = Arc::new(Shared {
@@ -236,9 +255,16 @@ async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
         admin: admin_addr,
         authority,
     });
+    let full = |error: TooManyBins| Error::new(ErrorKind::Invalid, error.to_string());
+    for Told { bin, scenario, fault, notes } in told {
+        if let Some(scenario) = scenario {
+            shared.scripts.set(&bin, scenario).map_err(full)?;
+        }
+        shared.scripts.fault(&bin, fault).map_err(full)?;
+        shared.scripts.note(&bin, notes).map_err(full)?;
+    }
     for (bin, scenario) in builder.scripts {
-        let set = shared.scripts.set(&bin, scenario);
-        set.map_err(|error| Error::new(ErrorKind::Invalid, error.to_string()))?;
+        shared.scripts.set(&bin, scenario).map_err(full)?;
     }
     let state = shared.clone();
     tokio::spawn(net::accept(capture, CAPTURE_CONNECTIONS_MAX, move |stream, peer, number| {

@@ -229,4 +229,41 @@ mod tests {
         assert!(store.bin("bin-7").is_ok());
         assert_eq!(store.lock().bins.len(), BINS_MAX);
     }
+
+    /// What is promised of size: 100,000 requests of 400 B in under 200 MB, and any page of them
+    /// in under 5 ms. The memory is what the system says, so the bound on its own estimate is
+    /// checked with it.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn many_requests_are_small_and_any_page_of_them_is_quick() {
+        let resident = || {
+            let text = std::fs::read_to_string("/proc/self/statm").expect("is there");
+            let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+            pages.expect("a number") * 4096
+        };
+        let before = resident();
+        let store = Store::new(100_000, 256 << 20);
+        let bins = ["a", "b"].map(|bin| store.bin(bin).expect("room"));
+        for at in 0..100_000 {
+            let mut record = Record::sample(bins[at % 2].clone());
+            record.body = vec![b'x'; 400].into_boxed_slice().into();
+            store.push(record);
+        }
+        let taken = resident().saturating_sub(before);
+        let estimate = store.lock().bytes;
+        assert_eq!(store.totals(None), Some(Totals { held: 100_000, evicted: 0 }));
+        assert!(taken < 200_000_000, "{taken} bytes resident, {estimate} by its own estimate");
+        assert!(taken < estimate * 3 / 2, "{taken} bytes resident, {estimate} by its own estimate");
+        // The quickest of three: others use this machine, too.
+        for (bin, after) in [(None, 0), (None, 50_000), (Some("b"), 98_000), (Some("a"), 1)] {
+            let took = (0..3).map(|_| {
+                let began = std::time::Instant::now();
+                let page = store.range(bin, after, 1_000);
+                assert_eq!(page.len(), 1_000, "{bin:?} behind {after}");
+                began.elapsed()
+            });
+            let took = took.min().expect("three");
+            assert!(took.as_millis() < 5, "{took:?} for {bin:?} behind {after}");
+        }
+    }
 }

@@ -14,6 +14,7 @@ use crate::{
     capture::BIN_BYTES_MAX,
     filter::Filter,
     receiver::{Shared, WAIT_DEFAULT},
+    script::derive,
     store::Totals,
     view::Summary,
     wait::{Miss, Wanted, wait},
@@ -50,7 +51,8 @@ pub(super) async fn route(shared: &Shared, request: Request<Incoming>) -> Result
             Ok(reply(StatusCode::OK, "application/octet-stream", body))
         }
         (["wait"], &Method::POST) => wait_for(shared, &body(request).await?).await,
-        (["wait"], _) => Err(Problem::method_not_allowed("POST")),
+        (["bins"], &Method::POST) => bins::make(shared),
+        (["wait" | "bins"], _) => Err(Problem::method_not_allowed("POST")),
         (["ca.pem"], &Method::GET) => match &shared.authority {
             Some(authority) => {
                 let pem = authority.pem().to_owned().into();
@@ -58,7 +60,18 @@ pub(super) async fn route(shared: &Shared, request: Request<Incoming>) -> Result
             }
             None => Err(Problem::not_found("the capture address speaks no TLS; start with --tls")),
         },
-        (["requests", _] | ["requests", _, "body"] | ["ca.pem"], _) => {
+        (["requests", seq, "scenario"], &Method::GET) => {
+            no_parameters(&query)?;
+            let capture = find(shared, seq)?;
+            json_reply(&derive::scenario(&capture))
+        }
+        (["requests", seq, "test"], &Method::GET) => {
+            no_parameters(&query)?;
+            let capture = find(shared, seq)?;
+            let test = derive::test(&capture).into();
+            Ok(reply(StatusCode::OK, "text/plain; charset=utf-8", test))
+        }
+        (["requests", _] | ["requests", _, "body" | "scenario" | "test"] | ["ca.pem"], _) => {
             Err(Problem::method_not_allowed("GET"))
         }
         (["bins", bin], _) if bin.is_empty() || bin.len() > BIN_BYTES_MAX => {

@@ -178,6 +178,35 @@ impl Record {
         self.headers.head()
     }
 
+    /// A request like those that senders of webhooks send, for tests.
+    #[cfg(test)]
+    pub(crate) fn sample(bin: Arc<str>) -> Self {
+        let head = "POST /orders/1 HTTP/1.1\r\nHost: 127.0.0.1:4010\r\nUser-Agent: sender/1.0\r\n\
+            Content-Type: application/json\r\nWebhook-Id: msg_2b7f0c\r\n\
+            Webhook-Timestamp: 1764513045\r\nContent-Length: 400\r\n\r\n";
+        Self {
+            seq: 0,
+            bin,
+            at: Timestamp::UNIX_EPOCH,
+            method: "POST".to_owned(),
+            path: "/orders/1".to_owned(),
+            query: None,
+            version: "HTTP/1.1",
+            headers: Headers::of_head(Bytes::copy_from_slice(head.as_bytes())),
+            trailers: Headers::default(),
+            body: Bytes::new(),
+            body_bytes: 0,
+            problem: None,
+            reason: None,
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            connection: 1,
+            request: 1,
+            status: Some(200),
+            duration: Duration::ZERO,
+            timeline: Timeline::new(None, Duration::ZERO),
+        }
+    }
+
     /// What it costs in memory, about.
     pub(crate) fn cost(&self) -> usize {
         /// Index entries, the late part of the timeline and the allocator's own share.

@@ -31,6 +31,9 @@ struct ServeArguments {
     /// Where to serve the admin API; port 0 takes any free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4011", value_parser = address)]
     admin: SocketAddr,
+    /// What bins answer: a TOML, YAML or JSON file
+    #[arg(long, value_name = "FILE")]
+    scenario: Vec<std::path::PathBuf>,
     /// Speak TLS on the capture address, with a certificate for its loopback names
     #[arg(long)]
     tls: bool,

@@ -26,6 +26,9 @@ pub(super) async fn serve(arguments: ServeArguments) -> Result<(), String> {
         .admin(arguments.admin)
         .threads(thread::available_parallelism().map_or(1, usize::from));
     let given = arguments.token.is_some();
+    for file in arguments.scenario {
+        builder = builder.scenario_file(file);
+    }
     if arguments.tls {
         builder = builder.tls();
     }

@@ -29,13 +29,13 @@ const SECS_MAX: u64 = 30 * 24 * 3600;
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct ScenarioDocument {
-    seed: u64,
-    rules: Vec<RuleDocument>,
+    pub(super) seed: u64,
+    pub(super) rules: Vec<RuleDocument>,
 }
 
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
-struct RuleDocument {
+pub(crate) struct RuleDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     #[serde(rename = "match", skip_serializing_if = "is_default")]

@@ -2,7 +2,9 @@
 
 mod answers;
 mod delay;
+pub(crate) mod derive;
 mod fault;
+pub(crate) mod file;
 pub(crate) mod json;
 mod response;
 mod rule;
@@ -76,6 +78,12 @@ impl Scripts {
         Ok(())
     }
 
+    /// What people want to remember of the bin; `None`: nothing.
+    pub(crate) fn note(&self, bin: &str, notes: Option<String>) -> Result<(), TooManyBins> {
+        self.made(bin)?.lock().notes = notes;
+        Ok(())
+    }
+
     pub(crate) fn remove(&self, bin: &str) -> bool {
         self.bins.write().unwrap_or_else(PoisonError::into_inner).remove(bin).is_some()
     }
@@ -88,6 +96,7 @@ pub(crate) struct Shown {
     pub(crate) next: Option<usize>,
     pub(crate) scenario: ScenarioDocument,
     pub(crate) fault: Option<Fault>,
+    pub(crate) notes: Option<String>,
 }
 
 /// The scenario of one bin at work.
@@ -103,6 +112,7 @@ struct State {
     rules: Vec<Active>,
     random: fastrand::Rng,
     fault: Option<Fault>,
+    notes: Option<String>,
 }
 
 impl State {
@@ -134,7 +144,8 @@ impl Script {
         };
         let next = plain.map(|only| only.next.min(only.rule.steps.len().saturating_sub(1)));
         let answers = plain.map(|only| json::shown(&only.rule.steps, &[]));
-        Shown { answers, next, scenario, fault: state.fault.clone() }
+        let (fault, notes) = (state.fault.clone(), state.notes.clone());
+        Shown { answers, next, scenario, fault, notes }
     }
 
     /// The answer to a request whose head alone is there, where it does not wait for the body:

@@ -256,8 +256,9 @@ async fn a_timeline_tells_what_happened_when_and_who_closed() {
     let pause = std::time::Duration::from_millis(30);
     receiver.on("a").respond(mock_receiver::Response::received().delay(pause));
     let mut sender = TcpStream::connect(receiver.addr()).await.unwrap();
+    let mut pace = tokio::time::interval_at(tokio::time::Instant::now() + pause, pause);
     for part in ["POST /a HTTP/1.1\r\n", "Content-Length: 4\r\n\r\n", "body"] {
-        tokio::time::sleep(pause).await;
+        pace.tick().await;
         sender.write_all(part.as_bytes()).await.unwrap();
     }
     read_answer(&mut sender).await;

@@ -223,7 +223,7 @@ fn its_commands_ask_a_running_one() {
 fn what_is_wrong_is_said_with_its_exit_code() {
     for (arguments, code, named) in [
         (&["--listen", "somewhere"][..], 2, "IP:PORT"),
-        (&["--scenario", "x.toml"], 2, "--scenario"),
+        (&["--scenaro", "x.toml"], 2, "--scenario"),
         (&["--forward", "a=http://b"], 2, "--forward"),
         (&["nonsense"], 2, "nonsense"),
         (&["ls"], 2, "--token"),

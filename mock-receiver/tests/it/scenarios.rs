@@ -71,9 +71,11 @@ async fn a_rate_is_kept_with_429_and_a_wait_that_helps() {
         answer.starts_with("HTTP/1.1 429") && answer.contains("retry-after: 1\r\n"),
         "{answer}"
     );
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(status(&receiver, "/a", "").await, 200);
-    assert_eq!(status(&receiver, "/a", "").await, 429);
+    let began = std::time::Instant::now();
+    while status(&receiver, "/a", "").await == 429 {
+        assert!(began.elapsed() < Duration::from_secs(2), "never let in again");
+    }
+    assert!(began.elapsed() > Duration::from_millis(500), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -151,4 +153,101 @@ async fn delays_are_waited() {
     let began = std::time::Instant::now();
     assert_eq!(status(&receiver, "/a", "").await, 200);
     assert!(began.elapsed() >= Duration::from_millis(80), "{:?}", began.elapsed());
+}
+
+/// One language: the same scenario as TOML, YAML and JSON, read from a file.
+#[tokio::test]
+async fn files_say_what_bins_answer_in_three_notations() {
+    let toml = r#"
+[bins.a]
+notes = "fails twice"
+seed = 4
+[[bins.a.rules]]
+match = { method = "POST", path = "/a/{id}" }
+answers = [500, { status = 503, headers = { "x-n" = ["1", "2"] } }, 201]
+times = 3
+[bins.b]
+answer = 204
+fault = { kind = "close_out", after_bytes = 0 }
+"#;
+    let yaml = r#"
+bins:
+  a:
+    notes: fails twice
+    seed: 4
+    rules:
+      - match: { method: POST, path: "/a/{id}" }
+        answers: [500, { status: 503, headers: { x-n: ["1", "2"] } }, 201]
+        times: 3
+  b:
+    answer: 204
+    fault: { kind: close_out, after_bytes: 0 }
+"#;
+    let rule = json!({
+        "match": { "method": "POST", "path": "/a/{id}" },
+        "answers": [500, { "status": 503, "headers": { "x-n": ["1", "2"] } }, 201],
+        "times": 3,
+    });
+    let json = json!({ "bins": {
+        "a": { "notes": "fails twice", "seed": 4, "rules": [rule] },
+        "b": { "answer": 204, "fault": { "kind": "close_out", "after_bytes": 0 } },
+    } });
+    let dir = std::env::temp_dir().join(format!("mock-receiver-scenario-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let mut shown = Vec::new();
+    for (name, text) in [("s.toml", toml), ("s.yaml", yaml), ("s.json", &json.to_string())] {
+        std::fs::write(dir.join(name), text).unwrap();
+        let receiver = Receiver::builder().scenario_file(dir.join(name)).start().await.unwrap();
+        let bin = call(&receiver, "GET", "bins/a", "").await.json();
+        shown.push((bin["scenario"].clone(), bin["notes"].clone()));
+        for expect in [500, 503, 201, 200] {
+            assert_eq!(status(&receiver, "/a/7", "").await, expect, "{name}");
+        }
+        assert_eq!(post(&receiver, "/b", "", "").await, "", "{name}");
+    }
+    assert!(shown[0] == shown[1] && shown[1] == shown[2], "{shown:?}");
+    assert_eq!(shown[0].1, "fails twice");
+    for (name, text, named) in [
+        ("w.toml", "[bins.a]\nanswer = 99", "w.toml: bins.a: answer.status: 99"),
+        ("w.yaml", "bins: { a: { answr: 1 } }", "answr"),
+        ("w.json", "{\"bins\":{\"a/b\":{\"answer\":1}}}", "no slash"),
+        ("w.txt", "", "must end in .toml"),
+    ] {
+        std::fs::write(dir.join(name), text).unwrap();
+        let error = Receiver::builder().scenario_file(dir.join(name)).start().await.unwrap_err();
+        assert!(error.to_string().contains(named), "{error}");
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test]
+async fn a_capture_becomes_a_scenario_and_a_test() {
+    let receiver = Receiver::builder().script("a", [418]).start().await.unwrap();
+    post(&receiver, "/a/x?q=1", "", r#"{"event":"match"}"#).await;
+    let scenario = call(&receiver, "GET", "requests/1/scenario", "").await.json();
+    let set = call(&receiver, "PUT", "bins/a", &json!({ "scenario": scenario }).to_string()).await;
+    assert_eq!(set.status, 200, "{}", String::from_utf8_lossy(&set.body));
+    assert_eq!(status(&receiver, "/a/x?q=1", r#"{"event":"match"}"#).await, 418);
+    assert_eq!(status(&receiver, "/a/x?q=2", r#"{"event":"match"}"#).await, 200);
+    let test = call(&receiver, "GET", "requests/1/test", "").await;
+    let text = String::from_utf8(test.body).unwrap();
+    let matcher = r#"Matcher::new().method("POST").path("/a/x").query("q", "1").event("match")"#;
+    assert!(text.contains(matcher) && text.contains("respond(418)"), "{text}");
+}
+
+#[tokio::test]
+async fn bins_have_notes_and_unguessable_names_on_request() {
+    let receiver = Receiver::start().await.unwrap();
+    let made = call(&receiver, "POST", "bins", "").await;
+    let bin = made.json()["bin"].as_str().unwrap().to_owned();
+    assert_eq!((made.status, bin.len()), (201, 22));
+    assert_ne!(call(&receiver, "POST", "bins", "").await.json()["bin"], json!(bin));
+    let path = format!("bins/{bin}");
+    let noted = call(&receiver, "PUT", &path, r#"{"notes":"from staging"}"#).await;
+    assert_eq!(noted.json()["notes"], "from staging");
+    let none = call(&receiver, "PUT", &path, r#"{"notes":null}"#).await;
+    assert_eq!(none.json()["notes"], json!(null));
+    let long = json!({ "notes": "x".repeat(4097) }).to_string();
+    let long = call(&receiver, "PUT", &path, &long).await;
+    assert!(long.detail().contains("at most 4096"), "{}", long.detail());
 }
