@@ -12,11 +12,12 @@ use std::{
 use tokio::{
     net::TcpListener,
     runtime::{self, Handle},
-    sync::oneshot,
+    sync::{oneshot, watch},
 };
 
 use crate::{
-    Answers, Error, ErrorKind, Receiver, admin, capture, net,
+    Answers, Error, ErrorKind, Receiver, admin, capture,
+    net::{self, Gate},
     receiver::{Limits, Shared},
     script::{
         Scenario, Scripts,
@@ -24,7 +25,7 @@ use crate::{
         steps,
     },
     store::{Store, TooManyBins},
-    tls::Authority,
+    tls::{Authority, TlsFault},
     token,
 };
 
@@ -42,6 +43,7 @@ pub struct Builder {
     limits: Limits,
     scripts: Vec<(String, Scenario)>,
     tls: bool,
+    bad_tls: Vec<TlsFault>,
     scenario_files: Vec<PathBuf>,
 }
 
@@ -64,6 +66,7 @@ impl Default for Builder {
             limits,
             scripts: Vec::new(),
             tls: false,
+            bad_tls: Vec::new(),
             scenario_files: Vec::new(),
         }
     }
@@ -122,6 +125,15 @@ impl Builder {
     /// [`Receiver::ca_pem`].
     pub fn tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// Opens a further address that captures, on a free port, whose TLS handshake is bad in this
+    /// way: [`Receiver::bad_tls_url`]. May be called for each.
+    pub fn bad_tls(mut self, fault: TlsFault) -> Self {
+        if !self.bad_tls.contains(&fault) {
+            self.bad_tls.push(fault);
+        }
         self
     }
 
@@ -243,8 +255,20 @@ async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
     for path in &builder.scenario_files {
         told.extend(file::read(path)?);
     }
-    let authority = builder.tls.then(Authority::made).transpose()?;
-    let acceptor = authority.as_ref().map(|authority| authority.acceptor(None)).transpose()?;
+    let signs = builder.tls || !builder.bad_tls.is_empty();
+    let authority = signs.then(Authority::made).transpose()?;
+    let good = authority.as_ref().filter(|_| builder.tls);
+    let acceptor = good.map(|authority| authority.acceptor(None)).transpose()?;
+    let mut bad_tls = Vec::new();
+    let mut bad_listeners = Vec::new();
+    if let Some(authority) = &authority {
+        for fault in builder.bad_tls {
+            let any = SocketAddr::new(builder.capture.ip(), 0);
+            let (listener, addr) = bind(any, "--listen").await?;
+            bad_tls.push((fault, addr));
+            bad_listeners.push((listener, authority.acceptor(Some(fault))?));
+        }
+    }
     let shared = Arc::new(Shared {
         store: Store::new(builder.limits.captures_max, builder.limits.bytes_max),
         scripts: Scripts::default(),
@@ -253,7 +277,10 @@ async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
         token,
         capture: capture_addr,
         admin: admin_addr,
+        tls: builder.tls,
         authority,
+        bad_tls,
+        gate: watch::Sender::default(),
     });
     let full = |error: TooManyBins| Error::new(ErrorKind::Invalid, error.to_string());
     for Told { bin, scenario, fault, notes } in told {
@@ -266,12 +293,23 @@ async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
     for (bin, scenario) in builder.scripts {
         shared.scripts.set(&bin, scenario).map_err(full)?;
     }
+    for (listener, acceptor) in bad_listeners {
+        let state = shared.clone();
+        let gate = shared.gate.subscribe();
+        let max = CAPTURE_CONNECTIONS_MAX;
+        tokio::spawn(net::accept(listener, max, gate, move |stream, peer, number| {
+            capture::serve(state.clone(), Some(acceptor.clone()), stream, peer, number)
+        }));
+    }
     let state = shared.clone();
-    tokio::spawn(net::accept(capture, CAPTURE_CONNECTIONS_MAX, move |stream, peer, number| {
+    let gate = shared.gate.subscribe();
+    let max = CAPTURE_CONNECTIONS_MAX;
+    tokio::spawn(net::accept(capture, max, gate, move |stream, peer, number| {
         capture::serve(state.clone(), acceptor.clone(), stream, peer, number)
     }));
     let state = shared.clone();
-    tokio::spawn(net::accept(admin, ADMIN_CONNECTIONS_MAX, move |stream, _, _| {
+    let (_, open) = watch::channel(Gate::default());
+    tokio::spawn(net::accept(admin, ADMIN_CONNECTIONS_MAX, open, move |stream, _, _| {
         admin::serve(state.clone(), stream)
     }));
     Ok(shared)

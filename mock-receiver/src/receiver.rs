@@ -8,13 +8,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 use crate::{
     Answers, Builder, Capture, Error, Matcher, Response, Wait,
+    net::Gate,
     script::{Fault, Scenario, Scripts, steps},
     store::{Store, TooManyBins, Totals},
-    tls::Authority,
+    tls::{Authority, TlsFault},
     wait::Wanted,
 };
 
@@ -45,14 +50,20 @@ pub(crate) struct Shared {
     pub(crate) token: String,
     pub(crate) capture: SocketAddr,
     pub(crate) admin: SocketAddr,
-    /// Signs for the capture address where that speaks TLS.
+    /// Whether the capture address speaks TLS.
+    pub(crate) tls: bool,
+    /// Signs for the addresses that do.
     pub(crate) authority: Option<Authority>,
+    /// Further addresses that capture, with a handshake that is bad on purpose.
+    pub(crate) bad_tls: Vec<(TlsFault, SocketAddr)>,
+    /// How the addresses that capture accept.
+    pub(crate) gate: watch::Sender<Gate>,
 }
 
 impl Shared {
     /// Where to send for that bin.
     pub(crate) fn url(&self, bin: &str) -> String {
-        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://{}/{bin}", self.capture)
     }
 }
@@ -92,10 +103,29 @@ impl Receiver {
         self.shared.url(bin)
     }
 
-    /// With [TLS](Builder::tls): the certificate, as PEM, that the sender under test must trust.
+    /// With [TLS](Builder::tls), good or [bad](Builder::bad_tls): the certificate, as PEM, that the sender under test must trust.
     /// It is good for loopback names only.
     pub fn ca_pem(&self) -> Option<&str> {
         self.shared.authority.as_ref().map(Authority::pem)
+    }
+
+    /// Where to send for that bin so that the TLS handshake goes wrong in this way; `None` where
+    /// [`Builder::bad_tls`] did not ask for it.
+    pub fn bad_tls_url(&self, fault: TlsFault, bin: &str) -> Option<String> {
+        let found = self.shared.bad_tls.iter().find(|(one, _)| *one == fault);
+        found.map(|(_, addr)| format!("https://{addr}/{bin}"))
+    }
+
+    /// Refuses connections to the addresses that capture for so long; those that are open stay.
+    /// It begins at once and returns before; zero ends it.
+    pub fn refuse_for(&self, duration: Duration) {
+        let end = Instant::now().checked_add(duration).filter(|_| !duration.is_zero());
+        self.shared.gate.send_modify(|gate| gate.refuse_until = end);
+    }
+
+    /// From now on a new connection waits so long before anything is read from it.
+    pub fn accept_delay(&self, delay: Duration) {
+        self.shared.gate.send_modify(|gate| gate.delay = delay);
     }
 
     /// The address that captures.

@@ -8,7 +8,6 @@ use rcgen::{
     ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     NameConstraints, date_time_ymd,
 };
-use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -30,8 +29,7 @@ use crate::{Error, ErrorKind};
 const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// A handshake that is bad on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TlsFault {
     /// A certificate that ended in 2020.
@@ -44,6 +42,23 @@ pub enum TlsFault {
     HandshakeAbort,
     /// The server speaks TLS 1.1 and nothing newer.
     OldVersion,
+}
+
+impl TlsFault {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Expired, Self::WrongHost, Self::UnknownCa, Self::HandshakeAbort, Self::OldVersion];
+
+    /// The name by which the API and the program call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::WrongHost => "wrong_host",
+            Self::UnknownCa => "unknown_ca",
+            Self::HandshakeAbort => "handshake_abort",
+            Self::OldVersion => "old_version",
+        }
+    }
 }
 
 /// The authority that signs the certificates of a receiver.

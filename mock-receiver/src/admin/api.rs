@@ -8,7 +8,7 @@ use hyper::{Method, Request, StatusCode, body::Incoming};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::{Problem, Reply, bins, json_reply, reply};
+use super::{Problem, Reply, bins, json_reply, listener, reply};
 use crate::{
     Matcher,
     capture::BIN_BYTES_MAX,
@@ -53,6 +53,12 @@ pub(super) async fn route(shared: &Shared, request: Request<Incoming>) -> Result
         (["wait"], &Method::POST) => wait_for(shared, &body(request).await?).await,
         (["bins"], &Method::POST) => bins::make(shared),
         (["wait" | "bins"], _) => Err(Problem::method_not_allowed("POST")),
+        (["listener"], &Method::GET) => listener::show(shared),
+        (["listener"], &Method::PUT) => {
+            listener::set(shared, &parse(&body(request).await?)?)?;
+            listener::show(shared)
+        }
+        (["listener"], _) => Err(Problem::method_not_allowed("GET, PUT")),
         (["ca.pem"], &Method::GET) => match &shared.authority {
             Some(authority) => {
                 let pem = authority.pem().to_owned().into();

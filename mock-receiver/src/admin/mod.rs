@@ -3,6 +3,7 @@
 mod api;
 mod bins;
 mod guard;
+mod listener;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 

@@ -1,13 +1,14 @@
 //! Running a receiver: the start line, a line per request, and a clean end.
 
 use std::{
+    fmt::Write as _,
     io::{self, IsTerminal, Write},
     sync::mpsc as std_mpsc,
     thread,
     time::Duration,
 };
 
-use mock_receiver::{Capture, Receiver};
+use mock_receiver::{Capture, Receiver, TlsFault};
 use serde_json::json;
 use tokio::{select, sync::mpsc};
 
@@ -28,6 +29,9 @@ pub(super) async fn serve(arguments: ServeArguments) -> Result<(), String> {
     let given = arguments.token.is_some();
     for file in arguments.scenario {
         builder = builder.scenario_file(file);
+    }
+    for fault in arguments.bad_tls {
+        builder = builder.bad_tls(fault);
     }
     if arguments.tls {
         builder = builder.tls();
@@ -83,12 +87,18 @@ fn announcement(receiver: &Receiver, json: bool, token_given: bool) -> String {
         );
     }
     let token = if token_given { "(the one given)" } else { token };
+    let mut bad = String::new();
+    for fault in TlsFault::ALL {
+        if let Some(url) = receiver.bad_tls_url(fault, "BIN") {
+            let _ = writeln!(bad, "bad TLS       {url} ({})", fault.as_str()); // A string cannot fail.
+        }
+    }
     let ca = match receiver.ca_pem() {
         Some(_) => format!("CA to trust   {admin}/api/v1/ca.pem (with the token)\n"),
         None => String::new(),
     };
     format!(
-        "capturing at  {capture}/BIN/any/path\nadmin API at  {admin}/api/v1\ntoken         {token}\n{ca}"
+        "capturing at  {capture}/BIN/any/path\nadmin API at  {admin}/api/v1\ntoken         {token}\n{bad}{ca}"
     )
 }
 

@@ -18,6 +18,7 @@ use std::{
 
 pub use answers::Answers;
 pub(crate) use answers::{Decide, Step, steps};
+pub(crate) use delay::DELAY_MAX;
 pub use delay::Delay;
 pub use fault::Fault;
 use json::{AnswerDocument, ScenarioDocument};

@@ -170,3 +170,29 @@ async fn curl_sees_each_fault_as_it_is_meant() {
     let date = answer.split("retry-after: ").nth(1).unwrap().split("\r\n").next().unwrap();
     assert!(date.ends_with(" GMT"), "{date}");
 }
+
+#[tokio::test]
+async fn connections_are_refused_for_a_while_and_accepted_slowly() {
+    let receiver = Receiver::start().await.unwrap();
+    let addr = receiver.addr();
+    let set = call(&receiver, "PUT", "listener", r#"{"refuse_ms":60000}"#).await;
+    assert!(set.json()["refuse_ms"].as_u64() > Some(50_000));
+    let deadline = Instant::now() + DEADLINE;
+    while let Ok(open) = TcpStream::connect(addr).await {
+        assert!(Instant::now() < deadline, "never refused");
+        drop(open);
+    }
+    let refused = TcpStream::connect(addr).await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    receiver.refuse_for(Duration::ZERO);
+    while TcpStream::connect(addr).await.is_err() {
+        assert!(Instant::now() < deadline, "never accepted again");
+    }
+    let slow = Duration::from_millis(100);
+    receiver.accept_delay(slow);
+    let began = Instant::now();
+    assert!(post(&receiver, "/a", "", "").await.starts_with("HTTP/1.1 200"));
+    assert!(began.elapsed() >= slow, "{:?}", began.elapsed());
+    let wrong = call(&receiver, "PUT", "listener", r#"{"refuse_ms":600001}"#).await;
+    assert!(wrong.detail().starts_with("refuse_ms: at most 600000"), "{}", wrong.detail());
+}

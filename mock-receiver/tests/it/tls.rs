@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use mock_receiver::{Closer, Problem, Receiver, Response};
+use mock_receiver::{Closer, Problem, Receiver, Response, TlsFault};
 
 use crate::support::DEADLINE;
 
@@ -96,4 +96,25 @@ async fn faults_are_played_over_http_2() {
         ["--http2-prior-knowledge", "--compressed", "-o", "/dev/null", "-w", "%{size_download}"];
     let (code, out) = curl(&receiver, &[&args[..], &[&url]].concat()).unwrap();
     assert_eq!(code, 0, "{out}");
+}
+
+#[tokio::test]
+async fn a_handshake_goes_wrong_as_it_was_asked_to() {
+    let builder =
+        TlsFault::ALL.into_iter().fold(Receiver::builder(), mock_receiver::Builder::bad_tls);
+    let receiver = builder.start().await.unwrap();
+    assert!(receiver.url("a").starts_with("http://"), "the first address stays as it is");
+    for fault in TlsFault::ALL {
+        let url = receiver.bad_tls_url(fault, "a").unwrap();
+        let Some((code, out)) = curl(&receiver, &["-d", "{}", &url]) else { return };
+        // 35: the handshake failed; 60: the certificate is not accepted (curl(1)).
+        let expect = match fault {
+            TlsFault::Expired | TlsFault::WrongHost | TlsFault::UnknownCa => 60,
+            _ => 35,
+        };
+        assert_eq!(code, expect, "{fault:?}: {out}");
+        let blind = curl(&receiver, &["--insecure", "-d", "{}", &url]).unwrap().0;
+        assert_eq!(blind == 0, expect == 60, "{fault:?} without a check of the certificate");
+    }
+    assert_eq!(receiver.requests("a").len(), 3, "those that did not check");
 }
