@@ -44,6 +44,7 @@ pub struct Builder {
     scripts: Vec<(String, Scenario)>,
     tls: bool,
     bad_tls: Vec<TlsFault>,
+    store: Option<PathBuf>,
     scenario_files: Vec<PathBuf>,
 }
 
@@ -67,6 +68,7 @@ impl Default for Builder {
             scripts: Vec::new(),
             tls: false,
             bad_tls: Vec::new(),
+            store: None,
             scenario_files: Vec::new(),
         }
     }
@@ -134,6 +136,13 @@ impl Builder {
         if !self.bad_tls.contains(&fault) {
             self.bad_tls.push(fault);
         }
+        self
+    }
+
+    /// Keeps captures, and the authority of [TLS](Self::tls), in this folder across restarts; it
+    /// is made where there is none, and one receiver at a time has it. Default: in memory only.
+    pub fn store(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.store = Some(dir.into());
         self
     }
 
@@ -256,7 +265,14 @@ async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
         told.extend(file::read(path)?);
     }
     let signs = builder.tls || !builder.bad_tls.is_empty();
-    let authority = signs.then(Authority::made).transpose()?;
+    let Limits { captures_max, bytes_max, .. } = builder.limits;
+    let (store, authority) = match &builder.store {
+        Some(dir) => (
+            Store::open(captures_max, bytes_max, dir)?,
+            signs.then(|| Authority::kept(dir)).transpose()?,
+        ),
+        None => (Store::new(captures_max, bytes_max), signs.then(Authority::made).transpose()?),
+    };
     let good = authority.as_ref().filter(|_| builder.tls);
     let acceptor = good.map(|authority| authority.acceptor(None)).transpose()?;
     let mut bad_tls = Vec::new();
@@ -270,7 +286,7 @@ async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
         }
     }
     let shared = Arc::new(Shared {
-        store: Store::new(builder.limits.captures_max, builder.limits.bytes_max),
+        store,
         scripts: Scripts::default(),
         limits: builder.limits,
         inflight: AtomicUsize::new(0),

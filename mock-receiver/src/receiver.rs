@@ -159,6 +159,11 @@ impl Receiver {
         self.shared.store.range(None, seq, limit)
     }
 
+    /// The sequence number that was given last; 0 where none was.
+    pub fn last_seq(&self) -> u64 {
+        self.shared.store.last_seq()
+    }
+
     /// Waits until something is captured behind this sequence number.
     ///
     /// # Cancel safety
@@ -176,6 +181,12 @@ impl Receiver {
     /// How many captures were dropped to make room since the start.
     pub fn evicted(&self) -> u64 {
         self.shared.store.totals(None).map_or(0, |Totals { evicted, .. }| evicted)
+    }
+
+    /// Why captures are not written to their [folder](Builder::store) any more, where that failed;
+    /// capturing goes on in memory.
+    pub fn store_problem(&self) -> Option<String> {
+        self.shared.store.broken()
     }
 
     /// Forgets what the bin has captured; its answers stay.

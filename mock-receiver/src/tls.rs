@@ -1,7 +1,7 @@
 //! TLS for the capture address: a certificate authority of its own, made for loopback names only,
 //! and the ways in which a handshake can be bad on purpose.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{fs, io, path::Path, sync::Arc, time::Duration};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType,
@@ -25,6 +25,9 @@ use tokio_rustls::{
 
 use crate::{Error, ErrorKind};
 
+/// Its files in a folder of captures.
+const CERTIFICATE: &str = "mock-receiver-ca.pem";
+const KEY: &str = "mock-receiver-ca-key.pem";
 /// The names that certificates are made for, and that the authority is good for at all.
 const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
@@ -72,6 +75,33 @@ impl Authority {
     pub(crate) fn made() -> Result<Self, Error> {
         let key = KeyPair::generate().map_err(failed)?;
         Self::of(key)
+    }
+
+    /// The one in that folder, which is made where there is none; its key is for us alone.
+    pub(crate) fn kept(dir: &Path) -> Result<Self, Error> {
+        let (certificate, key) = (dir.join(CERTIFICATE), dir.join(KEY));
+        let broken = |path: &Path, error: &dyn std::fmt::Display| {
+            let message =
+                format!("cannot use {}: {error}; remove it to have a new one made", path.display());
+            Error::new(ErrorKind::Start, message)
+        };
+        match fs::read_to_string(&key) {
+            Ok(text) => {
+                let pair = KeyPair::from_pem(&text).map_err(|error| broken(&key, &error))?;
+                let mut authority = Self::of(pair)?;
+                authority.pem = fs::read_to_string(&certificate)
+                    .map_err(|error| broken(&certificate, &error))?;
+                Ok(authority)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let authority = Self::made()?;
+                fs::write(&certificate, &authority.pem)
+                    .and_then(|()| write_private(&key, &authority.issuer.key().serialize_pem()))
+                    .map_err(|error| broken(&key, &error))?;
+                Ok(authority)
+            }
+            Err(error) => Err(broken(&key, &error)),
+        }
     }
 
     fn of(key: KeyPair) -> Result<Self, Error> {
@@ -141,6 +171,18 @@ fn named(name: &str) -> DistinguishedName {
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Start, "a certificate could not be made").because(error)
+}
+
+#[cfg(unix)]
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+}
+
+#[cfg(not(unix))]
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    fs::write(path, text)
 }
 
 /// Shakes hands.

@@ -117,6 +117,16 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// All of them.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::TooLarge,
+        Self::Incomplete,
+        Self::Stalled,
+        Self::Overloaded,
+        Self::Malformed,
+        Self::CutOff,
+    ];
+
     /// The name by which the API and the program call it.
     pub fn as_str(self) -> &'static str {
         match self {

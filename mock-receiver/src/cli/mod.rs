@@ -40,6 +40,9 @@ struct ServeArguments {
     /// Open a further address whose TLS handshake is bad in this way; may be given several times
     #[arg(long, value_name = "FAULT", value_parser = tls_fault)]
     bad_tls: Vec<mock_receiver::TlsFault>,
+    /// Keep captures in this folder across restarts; made when there is none
+    #[arg(long, value_name = "DIR")]
+    store: Option<std::path::PathBuf>,
     /// The bearer token of the admin API; made when not given
     #[arg(long, env = "MOCK_RECEIVER_TOKEN", hide_env_values = true)]
     token: Option<String>,

@@ -33,6 +33,9 @@ pub(super) async fn serve(arguments: ServeArguments) -> Result<(), String> {
     for fault in arguments.bad_tls {
         builder = builder.bad_tls(fault);
     }
+    if let Some(dir) = arguments.store {
+        builder = builder.store(dir);
+    }
     if arguments.tls {
         builder = builder.tls();
     }
@@ -42,7 +45,9 @@ pub(super) async fn serve(arguments: ServeArguments) -> Result<(), String> {
     let receiver = builder.start().await.map_err(|error| format!("{error:?}"))?;
 
     let (lines, printed) = printer(arguments.json, announcement(&receiver, arguments.json, given));
-    let mut seq = 0;
+    // What a folder holds from before is listed by `ls`, and not printed as if it came now.
+    let mut seq = receiver.last_seq();
+    let mut told = false;
     loop {
         select! {
             signal = &mut end => {
@@ -62,6 +67,10 @@ pub(super) async fn serve(arguments: ServeArguments) -> Result<(), String> {
                     eprintln!("mock-receiver: {missed} requests were gone before they could be printed");
                 }
                 seq = last;
+                if let Some(why) = receiver.store_problem().filter(|_| !told) {
+                    eprintln!("mock-receiver: captures are not written to --store any more: {why}");
+                    told = true;
+                }
                 room.send(captures);
             }
         }

@@ -9,6 +9,7 @@ mod fidelity;
 mod lifecycle;
 mod program;
 mod scenarios;
+mod store;
 mod support;
 mod tls;
 mod waits;
