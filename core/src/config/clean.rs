@@ -111,13 +111,10 @@ impl Cleaner<'_, '_> {
                 .is_some_and(|table| table.contains_key("env") || table.contains_key("file"));
             return if is_reference { value } else { Value::from(text) };
         }
-        let trimmed = text.trim();
         if allows(node, "string") {
-            // A number or one of some words.
-            let number = trimmed.parse::<i64>().ok();
-            let number = number.filter(|_| allows(node, "integer") && !choices(node).is_empty());
-            return number.map_or_else(|| Value::from(text), Value::from);
+            return Value::from(text);
         }
+        let trimmed = text.trim();
         let read = match () {
             () if !is_text => None,
             () if allows(node, "boolean") => trimmed.parse::<bool>().ok().map(Value::from),
@@ -168,7 +165,6 @@ impl Cleaner<'_, '_> {
         let choices = choices(node);
         let (message, remedy) = match &value {
             // figment would take a number for the position of a choice.
-            Value::Num(..) if !choices.is_empty() && allows(node, "integer") => (None, None),
             Value::Num(..) if !choices.is_empty() => (Some(one_of(&choices)), None),
             Value::Num(_, number) => {
                 let as_float =

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::json;
 
 use super::settings::{BacklogSettings, BusSettings, MemorySettings, Scope, ServerSettings};
 use super::{ByteSize, HumanDuration, NetworkPolicy, Secret};
@@ -417,15 +418,14 @@ impl JsonSchema for RawConcurrency {
         true
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let bounds = generator.subschema_for::<RawAdaptive>();
-        json_schema!({
-            "type": ["integer", "string", "object"],
-            "oneOf": [
-                { "type": "integer", "minimum": 1, "maximum": CONCURRENCY_MAX },
-                { "type": "string", "enum": ["adaptive"] },
-                bounds,
-            ],
-        })
+        let mut schema = RawAdaptive::json_schema(generator);
+        // Each of the bounds holds for the type that it is about.
+        schema.insert("type".into(), json!(["integer", "string", "object"]));
+        schema.insert("minimum".into(), 1.into());
+        schema.insert("maximum".into(), CONCURRENCY_MAX.into());
+        schema.insert("pattern".into(), "^adaptive$".into());
+        schema.remove("description");
+        schema
     }
 }
 
@@ -452,7 +452,7 @@ pub(super) struct RawBreaker(pub(super) Option<Breaker>);
 /// When an endpoint is left alone for a while.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(rename = "Breaker")]
+#[schemars(rename = "BreakerTable")]
 struct RawBreakerTable {
     /// Attempts that failed in a row.
     #[schemars(range(min = 1, max = 1_000_000))]
@@ -531,14 +531,16 @@ impl Serialize for RawBreaker {
 
 impl JsonSchema for RawBreaker {
     fn schema_name() -> std::borrow::Cow<'static, str> {
-        "BreakerOrNone".into()
+        "Breaker".into()
     }
     fn inline_schema() -> bool {
         true
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let table = generator.subschema_for::<RawBreakerTable>();
-        json_schema!({ "oneOf": [{ "type": "boolean" }, table] })
+        let mut schema = RawBreakerTable::json_schema(generator);
+        schema.insert("type".into(), json!(["boolean", "object"]));
+        schema.remove("description");
+        schema
     }
 }
 

@@ -207,7 +207,10 @@ fn the_sample_has_every_key() {
     let retries: BTreeSet<String> = retries.into_iter().flat_map(keys).collect();
     assert_eq!(retries, properties(&definitions["Retry"]));
     let breaker = &sample["endpoints"][0]["breaker"];
-    assert_eq!(keys(breaker), properties(&definitions["Breaker"]));
+    assert_eq!(
+        keys(breaker),
+        properties(&schema["properties"]["defaults"]["properties"]["breaker"])
+    );
     let branches = schema["properties"]["endpoints"]["items"]["oneOf"].as_array().unwrap();
     let all: BTreeSet<String> = branches.iter().flat_map(properties).collect();
     let sample: BTreeSet<String> =
