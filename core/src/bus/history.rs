@@ -313,6 +313,13 @@ impl Bus {
         self.inner.engine.cancel_replay(id).await
     }
 
+    /// Until when nothing is started at the endpoint, because its attempts failed in a row or its
+    /// receiver asked for it ([`Breaker`](crate::endpoint::Breaker), `Retry-After`). What is owed to
+    /// it waits, and uses up no attempt. `None` where it goes on, or is not served.
+    pub fn paused_until(&self, endpoint: &EndpointId) -> Option<crate::time::Timestamp> {
+        self.inner.engine.paused_until(endpoint)
+    }
+
     /// Why what is owed to an endpoint is not attempted, and since when; `None` where it is
     /// attempted, or the endpoint is not served.
     pub fn hold(&self, endpoint: &EndpointId) -> Option<Hold> {

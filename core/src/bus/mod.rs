@@ -352,8 +352,11 @@ impl Bus {
             ));
         }
         let _no_more_changes = inner.changing.lock().await;
-        let done =
-            |backlog: &Backlog, is_open: bool| !is_open || backlog.ready + backlog.leased == 0;
+        let done = |backlog: &Backlog, is_open: bool| {
+            // A lane that pauses has nothing to do before the next start.
+            let is_paused = || inner.engine.paused_until(&backlog.endpoint).is_some();
+            !is_open || backlog.leased == 0 && (backlog.ready == 0 || is_paused())
+        };
         inner.publishing.close();
         let drain = async {
             inner.publishing.wait().await;

@@ -271,6 +271,12 @@ impl Engine {
         self.shared.lane(id).map(|lane| lane.is_open())
     }
 
+    /// Until when nothing is started at the endpoint, because its receiver failed or asked for it.
+    pub(crate) fn paused_until(&self, id: &EndpointId) -> Option<Timestamp> {
+        let until = self.shared.lane(id)?.paused_until()?;
+        Some(self.shared.clock.now().after(until - tokio::time::Instant::now()))
+    }
+
     /// Why the endpoint's deliveries are not attempted.
     pub(crate) fn hold(&self, id: &EndpointId) -> Option<Hold> {
         self.shared.lane(id)?.hold()

@@ -9,6 +9,7 @@ mod faulty_store;
 mod gone_after_replace;
 mod gone_restart;
 mod in_flight;
+mod pace;
 mod permits;
 mod readded;
 mod refresh;

@@ -39,7 +39,7 @@ impl Answer {
     /// - 3xx: failed, naming the location: redirects are not followed, a signed event goes only
     ///   where its owner said.
     /// - Any other: failed, to be retried, not before the time in `retry-after` where one is given
-    ///   (RFC 9110 §10.2.3).
+    ///   (RFC 9110 §10.2.3). 429, 502, 503 and 504 pause the endpoint's whole lane.
     pub fn outcome(&self, now: Timestamp) -> Outcome {
         let status = self.status.as_u16();
         if self.status.is_success() {
@@ -59,6 +59,8 @@ impl Answer {
             },
             None => nack,
         };
+        // The receiver, or what stands before it, has too much to do (RFC 6585 §4, RFC 9110 §15.6).
+        let nack = if matches!(status, 429 | 502..=504) { nack.slow() } else { nack };
         Err(nack.status(status).answer(&self.body))
     }
 }
