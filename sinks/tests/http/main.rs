@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod failures;
+mod gzip;
 mod peer;
 mod policy;
 mod reuse;
