@@ -5,6 +5,7 @@
 mod common;
 mod failures;
 mod gzip;
+mod matrix;
 mod peer;
 mod policy;
 mod reuse;
