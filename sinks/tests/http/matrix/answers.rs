@@ -130,7 +130,7 @@ async fn heads() {
         Case::new("a field of 200 KiB", answers_once(large), invalid()),
         Case::new(
             "endless head",
-            goes_on("HTTP/1.1 200 OK\r\na: ", &[b'b'; 4096], short),
+            goes_on("HTTP/1.1 200 OK\r\na: ", [b'b'; 4096], short),
             invalid(),
         ),
         Case::new("two lengths", answers_once(twice), invalid()),
