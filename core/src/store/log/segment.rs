@@ -376,6 +376,10 @@ impl Segments {
     }
 
     fn position(&self, number: u32) -> Option<usize> {
+        // Nearly always the last, to which records are added.
+        if self.list.last().is_some_and(|last| last.header.number == number) {
+            return Some(self.list.len() - 1);
+        }
         self.list.binary_search_by_key(&number, |segment| segment.header.number).ok()
     }
 
