@@ -1,5 +1,6 @@
 //! An embeddable event bus that delivers typed events to pluggable sinks and never loses one.
 
+pub mod alert;
 mod bus;
 pub mod clock;
 mod codec;
@@ -10,6 +11,7 @@ mod engine;
 mod error;
 pub mod event;
 mod lane;
+pub mod refresh;
 pub mod replay;
 pub mod retry;
 pub mod route;

@@ -1,5 +1,6 @@
 //! The bus: what an application holds.
 
+mod alerts;
 mod builder;
 mod history;
 mod receipt;
@@ -21,6 +22,7 @@ pub use subscription::{
     Received, SUBSCRIBER_EVENTS_MAX_DEFAULT, Subscription, SubscriptionError, TypedSubscription,
 };
 
+use crate::alert::Desk;
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::delivery::DeliveryId;
@@ -76,6 +78,8 @@ struct Inner {
     engine: Engine,
     routes: ArcSwap<Routes>,
     subscriptions: Subscriptions,
+    /// Where the engine reports what may become an alert.
+    desk: Arc<Desk>,
     limits: Limits,
     is_closed: AtomicBool,
     /// Publishers on their way into the store.
@@ -366,6 +370,7 @@ impl Bus {
             .map(|endpoint| endpoint.id)
             .collect();
         inner.engine.stop().await;
+        inner.raise_rest().await;
         inner.subscriptions.close();
         // A slow write that had begun before the deadline is told with what is left.
         let _ = tokio::time::timeout(PUBLISHERS_WAIT, inner.publishing.wait()).await;

@@ -16,6 +16,7 @@ use super::{
     BacklogSettings, BusSettings, Config, ConfigError, EndpointConfig, MemorySettings,
     NetworkPolicy, ServerSettings, Token,
 };
+use crate::alert;
 use crate::endpoint::{CONCURRENCY_DEFAULT, EndpointId, Policy, TIMEOUT_DEFAULT};
 use crate::retry;
 use crate::sink::{CheckContext, PreparedSink, Registry};
@@ -64,6 +65,10 @@ pub(super) fn check(tree: &Value, given: &Given<'_>) -> Result<Config, Vec<Confi
         enabled: raw.enabled,
         bus,
         store,
+        alerts: alert::Policy::default()
+            .failing_after(raw.alerts.failing_after)
+            .backlog_events(raw.alerts.backlog_events)
+            .interval(raw.alerts.interval.0),
         server,
         endpoints: checker.endpoints(endpoints, &defaults, &inherited, &network),
         network,

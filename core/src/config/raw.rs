@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::settings::{BacklogSettings, BusSettings, MemorySettings, Scope, ServerSettings};
 use super::{ByteSize, HumanDuration, NetworkPolicy, Secret};
+use crate::alert;
 use crate::endpoint::{CONCURRENCY_MAX, TIMEOUT_DEFAULT, TIMEOUT_MAX};
 use crate::retry::{DELAY_MAX, JITTER_DEFAULT, SCHEDULE_DEFAULT, SCHEDULE_LEN_MAX};
 use crate::route::Pattern;
@@ -35,6 +36,10 @@ pub(super) struct RawConfig {
     pub(super) defaults: RawPolicy,
     /// Which addresses may be connected to.
     pub(super) network: RawNetwork,
+    /// When the bus raises alerts about itself: the events `postrider.endpoint.failing`,
+    /// `postrider.endpoint.recovered`, `postrider.endpoint.disabled`, `postrider.delivery.dead` and
+    /// `postrider.backlog.high`, for endpoints that ask for them by name or as `postrider.**`.
+    pub(super) alerts: RawAlerts,
     /// What `postrider serve` listens on and who may call it.
     pub(super) server: RawServer,
 }
@@ -47,6 +52,7 @@ impl Default for RawConfig {
             endpoints: Vec::new(),
             defaults: RawPolicy::default(),
             network: RawNetwork::default(),
+            alerts: RawAlerts::default(),
             server: RawServer::default(),
         }
     }
@@ -165,6 +171,35 @@ impl Default for RawMemory {
     fn default() -> Self {
         let memory = MemorySettings::default();
         Self { events_max: memory.events_max, bytes_max: memory.bytes_max }
+    }
+}
+
+/// When alerts are raised.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Alerts")]
+pub(super) struct RawAlerts {
+    /// Failed attempts in a row after which an endpoint counts as failing.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) failing_after: u32,
+    /// Deliveries owed to one endpoint from which its backlog is high, until it has fallen to four
+    /// fifths.
+    #[schemars(range(min = 1, max = 1_000_000_000_000_u64))]
+    pub(super) backlog_events: u64,
+    /// Least time between two alerts of a kind about one endpoint; the next one tells how many there
+    /// would have been.
+    #[schemars(extend("x-min" = "1s", "x-max" = "24h"))]
+    pub(super) interval: HumanDuration,
+}
+
+impl Default for RawAlerts {
+    fn default() -> Self {
+        let alerts = alert::Policy::default();
+        Self {
+            failing_after: alerts.failing_after,
+            backlog_events: alerts.backlog_events,
+            interval: HumanDuration(alerts.interval),
+        }
     }
 }
 

@@ -72,10 +72,12 @@ pub enum Cause {
     Sink,
     /// Anything else.
     Other,
+    /// The application's refresh could not renew the event.
+    Refresh,
 }
 
 impl Cause {
-    /// Its number in stored bytes: 1 to 13, never changed.
+    /// Its number in stored bytes: 1 to 14, never changed.
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Timeout => 1,
@@ -91,6 +93,7 @@ impl Cause {
             Self::Panic => 11,
             Self::Sink => 12,
             Self::Other => 13,
+            Self::Refresh => 14,
         }
     }
 
@@ -109,6 +112,7 @@ impl Cause {
             10 => Self::Format,
             11 => Self::Panic,
             12 => Self::Sink,
+            14 => Self::Refresh,
             _ => Self::Other,
         }
     }
@@ -235,7 +239,7 @@ mod tests {
 
     #[test]
     fn every_cause_has_a_number_of_its_own() {
-        for code in 1..=13 {
+        for code in 1..=14 {
             assert_eq!(Cause::from_code(code).code(), code);
         }
         assert_eq!(Cause::from_code(200), Cause::Other);

@@ -206,9 +206,9 @@ impl Worker {
 
     fn start(&mut self, serving: Arc<Serving>, batch: Vec<Lease>, permit: OwnedSemaphorePermit) {
         let leases = batch.iter().map(|lease| (lease.delivery.clone(), lease.fence)).collect();
-        let shared = Arc::clone(&self.shared);
+        let (shared, lane) = (Arc::clone(&self.shared), Arc::clone(&self.lane));
         let call = self.calls.spawn(async move {
-            let settlements = attempt(&serving.endpoint, batch, &*shared.clock).await;
+            let settlements = attempt(&shared, &lane, &serving.endpoint, batch).await;
             drop(permit);
             (serving, settlements)
         });
@@ -220,8 +220,11 @@ impl Worker {
             Ok((id, (serving, settlements))) => {
                 self.under_way.remove(&id);
                 let gone = settlements.iter().find_map(|it| says_gone(it, self.shared.clock.now()));
-                if gone.is_some_and(|gone| self.lane.set_gone(&serving, gone)) {
+                if let Some(gone) = gone
+                    && self.lane.set_gone(&serving, gone.clone())
+                {
                     self.is_gone_unnoted = true;
+                    self.shared.desk.gone(&serving.endpoint, &gone);
                     let endpoint = self.lane.id();
                     tracing::warn!(%endpoint, "endpoint disabled: its receiver wants nothing any more");
                 }

@@ -4,7 +4,7 @@
 //! idle lane costs its bytes and nothing else.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
@@ -66,6 +66,8 @@ pub(crate) struct Lane {
     is_gone: AtomicBool,
     /// Set while the endpoint is not configured.
     is_removed: AtomicBool,
+    /// Attempts that failed in a row, not counting those of alerts.
+    failures: AtomicU32,
     task: AtomicU8,
     woken: Notify,
 }
@@ -88,6 +90,7 @@ impl Lane {
             is_gone: AtomicBool::new(gone.is_some()),
             gone: Mutex::new(gone),
             is_removed: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
             task: AtomicU8::new(IDLE),
             woken: Notify::new(),
         }
@@ -197,6 +200,11 @@ impl Lane {
         self.serving.load().endpoint.enabled
             && !self.is_gone.load(Ordering::Acquire)
             && !self.is_removed.load(Ordering::Acquire)
+    }
+
+    /// Attempts that failed in a row, not counting those of alerts.
+    pub(crate) fn failures(&self) -> &AtomicU32 {
+        &self.failures
     }
 
     /// Whether a task serves it, or is about to.

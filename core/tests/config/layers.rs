@@ -66,6 +66,11 @@ retry = { schedule = [], jitter = 0.25 }
 [network]
 allow = ["127.0.0.0/8", "::1"]
 
+[alerts]
+failing_after = 3
+backlog_events = 500
+interval = "5m"
+
 [server]
 listen = "[::1]:0"
 tokens = [{ name = "a", token = "t1", scopes = ["publish", "read"] }, { name = "b", token = { env = "TOKEN_B" }, scopes = ["admin"] }]
@@ -128,6 +133,7 @@ fn as_json() -> Value {
             "retry": { "schedule": [], "jitter": 0.25 },
         },
         "network": { "allow": ["127.0.0.0/8", "::1"] },
+        "alerts": { "failing_after": 3, "backlog_events": 500, "interval": "5m" },
         "server": {
             "listen": "[::1]:0",
             "tokens": [
@@ -182,6 +188,7 @@ fn the_sample_has_every_key() {
     assert_eq!(keys(&sample["bus"]["memory"]), properties(&definitions["Memory"]));
     assert_eq!(keys(&sample["bus"]["backlog"]), properties(&definitions["Backlog"]));
     assert_eq!(keys(&sample["network"]), properties(&definitions["Network"]));
+    assert_eq!(keys(&sample["alerts"]), properties(&definitions["Alerts"]));
     assert_eq!(keys(&sample["server"]), properties(&definitions["Server"]));
     assert_eq!(keys(&sample["server"]["tokens"][0]), properties(&definitions["Token"]));
     assert_eq!(keys(&sample["defaults"]), properties(&schema["properties"]["defaults"]));

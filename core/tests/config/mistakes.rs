@@ -92,7 +92,7 @@ fn in_tables() {
     toml(
         "colour = true",
         &[
-            "1: colour: unknown key — known here: bus, defaults, enabled, endpoints, network, server",
+            "1: colour: unknown key — known here: alerts, bus, defaults, enabled, endpoints, network, server",
         ],
     );
     toml(
@@ -491,7 +491,7 @@ fn flags_and_code_are_named() {
         told(errors),
         r#"set in code: endpoints[1].url: endpoints has 0 elements, and none may be skipped — number the next one 0
 set in code: bus.in_flight_max: expected 1 to 65536, found 0
-set in code: colour: unknown key — known here: bus, defaults, enabled, endpoints, network, server
+set in code: colour: unknown key — known here: alerts, bus, defaults, enabled, endpoints, network, server
 flag --listen: server.listen: expected an IP address and a port, such as "127.0.0.1:8787", found "8787""#
     );
 }

@@ -67,6 +67,7 @@ async fn a_crash_at_every_write_loses_nothing() {
 async fn a_skipped_sync_is_found_out() {
     let broken = crash(20_000, seed(), Disk::skip_syncs).await.expect_err("a lost sync must show");
     println!("{broken}");
-    let is_loss = ["acknowledged", "was purged and is", "is there in part"];
-    assert!(is_loss.iter().any(|loss| broken.contains(loss)), "{broken}");
+    // Which of them comes first depends on the seed; the last is a checkpoint that outlived its log.
+    let signs = ["acknowledged", "was purged and is", "is there in part", "looks like damage"];
+    assert!(signs.iter().any(|sign| broken.contains(sign)), "{broken}");
 }

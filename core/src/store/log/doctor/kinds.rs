@@ -72,7 +72,7 @@ pub(super) struct Here {
     pub(super) named: Vec<(u32, EventType)>,
     defined: Vec<u32>,
     /// Whether records of this segment are lost: then so may be definitions.
-    pub(super) has_loss: bool,
+    has_loss: bool,
     /// The events of a batch whose last one was not read yet, and the number of the first.
     batch: Vec<Read>,
     batch_first: u64,
@@ -229,6 +229,11 @@ impl Here {
     pub(super) fn lose(&mut self) {
         self.has_loss = true;
         self.places.lose();
+    }
+
+    /// Whether records of this segment are lost.
+    pub(super) fn has_loss(&self) -> bool {
+        self.has_loss
     }
 
     fn accept(

@@ -243,6 +243,7 @@ impl Log {
         }
         here.commit(&mut self.known);
         let end = torn.map_or_else(|| until.unwrap_or(walk.offset()), |(offset, _)| offset);
+        let has_loss = here.has_loss();
         let report = SegmentReport {
             file: files.path(&segment_name(number)),
             number,
@@ -253,7 +254,7 @@ impl Log {
             events: here.events,
             times: here.times,
         };
-        let (has_loss, named) = (here.has_loss, here.named);
+        let named = here.named;
         let scanned = Scanned { header, file, report, torn, given_up, has_loss, types, named };
         self.segments.push(scanned);
         Ok(())
