@@ -118,12 +118,7 @@ pub(super) fn deliveries(
         } else {
             Vec::new()
         };
-        found.push(DeliveryRecord {
-            id,
-            state: state(row)?,
-            attempts_made: row.get(5)?,
-            attempts,
-        });
+        found.push(DeliveryRecord { id, state: state(row)?, attempts_made: row.get(5)?, attempts });
     }
     Ok(found)
 }

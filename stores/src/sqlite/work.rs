@@ -104,12 +104,7 @@ impl Work<'_> {
     }
 
     /// Inserts an event as number `seq`, unless its id is there; the totals are the caller's to write.
-    fn insert(
-        &mut self,
-        accept: &Accept,
-        seq: i64,
-        now: Timestamp,
-    ) -> rusqlite::Result<Accepted> {
+    fn insert(&mut self, accept: &Accept, seq: i64, now: Timestamp) -> rusqlite::Result<Accepted> {
         let event = &accept.event;
         let mut buffer = [0; 36];
         let id = event.id().encode(&mut buffer);

@@ -43,10 +43,10 @@ impl Generation {
     fn fill(&mut self, first: u64, prints: &[u64]) {
         let buckets = self.ids.num_buckets();
         // Where a table puts a slot first.
-        let part = |slot: &Slot| {
-            (hash(slot.print) as usize & (buckets - 1)) / buckets.div_ceil(PARTS)
-        };
-        let mut parts = vec![Vec::with_capacity(prints.len() / PARTS * 5 / 4); PARTS];
+        let part =
+            |slot: &Slot| (hash(slot.print) as usize & (buckets - 1)) / buckets.div_ceil(PARTS);
+        let part_len = prints.len() / PARTS * 5 / 4;
+        let mut parts: Vec<Vec<Slot>> = (0..PARTS).map(|_| Vec::with_capacity(part_len)).collect();
         for (event, print) in (first..).zip(prints).filter(|(_, print)| **print != 0) {
             let slot = self.slot(*print, event);
             parts[part(&slot)].push(slot);

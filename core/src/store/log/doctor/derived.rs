@@ -93,7 +93,9 @@ impl Owed {
         let untried = (&self.untried ^ &other.untried).min();
         let differs = |one: &Self, other: &Self| {
             let mut tried = one.tried.iter();
-            tried.find(|(event, made)| other.tried.get(event) != Some(made)).map(|(event, _)| *event)
+            tried
+                .find(|(event, made)| other.tried.get(event) != Some(made))
+                .map(|(event, _)| *event)
         };
         [untried, differs(self, other), differs(other, self)].into_iter().flatten().min()
     }
