@@ -86,7 +86,7 @@ impl Bus {
     /// # Errors
     /// As for [`find`](Self::find).
     pub async fn stats(&self) -> Result<Vec<EndpointStats>, Error> {
-        let mut stats = self.inner.store.stats(self.inner.clock.now()).await?;
+        let mut stats = self.inner.store.stats().await?;
         stats.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
         Ok(stats)
     }
