@@ -138,6 +138,11 @@ pub(crate) struct Publish {
     #[arg(long, value_name = "EVENTS.ndjson")]
     pub(crate) file: Option<PathBuf>,
 
+    /// Accepts and delivers nothing; shows which endpoints would get the events, and why the others
+    /// would not
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
+
     /// How long to wait for deliveries
     #[arg(long, value_name = "DURATION", default_value = "30s")]
     wait: HumanDuration,

@@ -10,6 +10,7 @@ pub mod endpoint;
 mod engine;
 mod error;
 pub mod event;
+pub mod filter;
 mod lane;
 pub mod refresh;
 pub mod replay;

@@ -17,7 +17,7 @@ use super::secret::{is_variable_name, read_secret_file};
 use super::{ByteSize, HumanDuration};
 
 /// Keys that the design names and that a later version builds.
-const LATER: [&str; 3] = ["rate", "filter", "transform"];
+const LATER: [&str; 2] = ["rate", "transform"];
 
 /// The first pass.
 pub(super) struct Cleaner<'c, 'r> {
@@ -35,6 +35,10 @@ impl Cleaner<'_, '_> {
         let node = schema.resolve(node, &value);
         if is_secret(node) {
             return self.secret(value, path);
+        }
+        // Whoever reads it knows all of its keys, and what a null means.
+        if node["x-verbatim"] == true {
+            return value;
         }
         match value {
             Value::Dict(tag, table) => Value::Dict(tag, self.table(table, node, path)),
