@@ -23,6 +23,7 @@ pub mod store;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod time;
+pub mod transform;
 
 pub use bus::{
     BATCH_BYTES_MAX_DEFAULT, BATCH_EVENTS_MAX_DEFAULT, Bus, BusBuilder, Left, LeftAt, Receipt,

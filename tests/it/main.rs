@@ -15,3 +15,4 @@ mod publish;
 mod stdout;
 mod store;
 mod swap;
+mod transform;

@@ -9,7 +9,7 @@ mod dialect;
 mod explain;
 mod number;
 mod test;
-mod value;
+pub(crate) mod value;
 
 use std::cell::OnceCell;
 use std::fmt;

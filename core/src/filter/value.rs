@@ -8,7 +8,7 @@ use super::PAYLOAD_DEPTH_MAX;
 use super::number;
 
 /// A JSON value.
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     Null,
     Bool(bool),
     /// As it is written.
@@ -20,9 +20,44 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    pub(super) fn get(&self, name: &str) -> Option<&Value<'a>> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Value<'a>> {
         let Self::Table(entries) = self else { return None };
         entries.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+
+    /// Writes it as JSON without spaces; numbers keep their digits.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        let text = |text: &str, out: &mut Vec<u8>| {
+            serde_json::to_writer(out, text).expect("a Vec takes all that is written");
+        };
+        match self {
+            Self::Null => out.extend_from_slice(b"null"),
+            Self::Bool(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
+            Self::Number(number) => out.extend_from_slice(number.as_bytes()),
+            Self::Text(value) => text(value, out),
+            Self::List(items) => {
+                out.push(b'[');
+                for (at, item) in items.iter().enumerate() {
+                    if at > 0 {
+                        out.push(b',');
+                    }
+                    item.write(out);
+                }
+                out.push(b']');
+            }
+            Self::Table(entries) => {
+                out.push(b'{');
+                for (at, (name, value)) in entries.iter().enumerate() {
+                    if at > 0 {
+                        out.push(b',');
+                    }
+                    text(name, out);
+                    out.push(b':');
+                    value.write(out);
+                }
+                out.push(b'}');
+            }
+        }
     }
 
     /// Whether it is the same value as one of a filter.
@@ -53,7 +88,7 @@ impl<'a> Value<'a> {
 /// Parses a payload; `None` where it nests deeper than [`PAYLOAD_DEPTH_MAX`].
 ///
 /// Payloads were checked to be JSON when they were published. Anything else ends in `None`, too.
-pub(super) fn parse(payload: &[u8]) -> Option<Value<'_>> {
+pub(crate) fn parse(payload: &[u8]) -> Option<Value<'_>> {
     let text = std::str::from_utf8(payload).ok()?;
     Parser { text, at: 0 }.value(PAYLOAD_DEPTH_MAX)
 }

@@ -10,6 +10,7 @@ use postrider::config::{ByteSize, HumanDuration, Secret};
 use postrider::endpoint::TIMEOUT_MAX;
 use postrider::sign::Key;
 use postrider::sink::{CheckContext, Problem};
+use postrider::transform::Transform;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -51,6 +52,11 @@ pub struct HttpSettings {
     /// How an event is written into the request.
     #[serde(default)]
     pub format: Format,
+    /// Another body than the payload: `"slack"`, `"discord"`, `"teams"` or `"zapier"`, or `{ template
+    /// = … }` with `{{ path }}` in its texts; see TRANSFORMS.md. A preset is sent as the whole body,
+    /// whatever the format; what a template makes stands where the payload would.
+    #[serde(default)]
+    pub transform: Option<TransformSetting>,
     /// The source that `CloudEvents` carry: a URI reference of at most 2 KiB. Used by the formats
     /// "cloudevents" and "cloudevents-binary".
     #[serde(default = "source_default")]
@@ -67,6 +73,29 @@ pub struct HttpSettings {
     /// concurrency.
     #[serde(default = "connections_idle_max_default")]
     pub connections_idle_max: u32,
+}
+
+/// A transform as it is written; compiled when the settings are checked.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(transparent)]
+pub struct TransformSetting(pub serde_json::Value);
+
+impl JsonSchema for TransformSetting {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Transform".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": ["string", "object"],
+            "x-type": "`\"slack\"`, `\"discord\"`, `\"teams\"`, `\"zapier\"` or table",
+            "x-verbatim": true,
+        })
+    }
 }
 
 fn source_default() -> String {
@@ -92,6 +121,7 @@ impl fmt::Debug for HttpSettings {
             .field("headers", &self.headers)
             .field("secrets", &self.secrets)
             .field("format", &self.format)
+            .field("transform", &self.transform)
             .field("source", &self.source)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_bytes_max", &self.response_bytes_max)
@@ -108,6 +138,7 @@ impl HttpSettings {
             headers: BTreeMap::new(),
             secrets: Vec::new(),
             format: Format::default(),
+            transform: None,
             source: source_default(),
             connect_timeout: connect_timeout_default(),
             response_bytes_max: response_bytes_max_default(),
@@ -140,10 +171,12 @@ impl HttpSettings {
         let with_credentials = target.as_ref().is_some_and(|target| target.authorization.is_some());
         let headers = self.checked_headers(with_credentials, &mut problems);
         let keys = self.checked_keys(&mut problems);
+        let transform = self.checked_transform(&mut problems);
         self.check_bounds(&mut problems);
         match target {
             Some(target) if problems.is_empty() => Ok(Checked {
-                template: Template::new(target.head(), self.format, &self.source, keys, headers),
+                template: Template::new(target.head(), self.format, &self.source, keys, headers)
+                    .transform(transform),
                 target,
                 options: Options::new(context.network.clone())
                     .connect_timeout(self.connect_timeout.0)
@@ -266,6 +299,23 @@ impl HttpSettings {
             }
         }
         keys
+    }
+
+    fn checked_transform(&self, problems: &mut Vec<Problem>) -> Option<Transform> {
+        match Transform::new(&self.transform.as_ref()?.0) {
+            Ok(transform) => {
+                if transform.is_whole_body() && self.format == Format::CloudEvents {
+                    let message = "a preset is the whole body, and the format \"cloudevents\" is one, too";
+                    problems.push(Problem::new("transform", message).remedy("take one of the two out"));
+                }
+                Some(transform)
+            }
+            Err(wrong) => {
+                let key = if wrong.key.is_empty() { "transform" } else { &format!("transform.{}", wrong.key) };
+                problems.push(Problem::new(key, wrong.message).remedy(wrong.remedy));
+                None
+            }
+        }
     }
 
     fn check_bounds(&self, problems: &mut Vec<Problem>) {

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Method;
-use postrider::delivery::{Nack, Outcome};
+use postrider::delivery::{Cause, Nack, Outcome};
 use postrider::sink::{Attempt, CheckContext, Problem, Sink, SinkFactory};
 use postrider::{Error, ErrorKind};
 
@@ -37,7 +37,7 @@ pub use client::{
 };
 pub use config::{
     CONNECTIONS_IDLE_MAX_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, HttpSettings, RESPONSE_BYTES_MAX_MAX,
-    SECRETS_MAX, SOURCE_BYTES_MAX,
+    SECRETS_MAX, SOURCE_BYTES_MAX, TransformSetting,
 };
 pub use pool::{AGE_MAX, IDLE_MAX};
 pub use request::Format;
@@ -116,7 +116,11 @@ impl HttpSink {
 
     async fn post(&self, attempt: &Attempt) -> Outcome {
         let started = tokio::time::Instant::now();
-        let (stamp, body) = self.template.fill(attempt);
+        // The same event can never be brought into the form: nothing is gained by another try.
+        let (stamp, body) = self
+            .template
+            .fill(attempt)
+            .map_err(|why| Nack::reject(Cause::Format, why.to_string()))?;
         // The engine drops the attempt when its timeout is over; ending a little earlier lets the
         // message say which step it was.
         let timeout =

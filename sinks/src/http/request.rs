@@ -9,6 +9,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use postrider::event::Envelope;
 use postrider::sign::{HEADER_ID, HEADER_SIGNATURE, HEADER_TIMESTAMP, Key};
 use postrider::sink::Attempt;
+use postrider::transform::{Impossible, Transform};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -48,12 +49,11 @@ impl Format {
 
     /// The body of `event`. The time in it is when the event was accepted, the same on every
     /// attempt.
-    pub(super) fn body(self, event: &Envelope, source: &str) -> Bytes {
-        let payload = event.payload();
+    pub(super) fn body(self, event: &Envelope, payload: &Bytes, source: &str) -> Bytes {
         let name = match self {
             Self::Guide => "event",
             Self::Standard => "type",
-            Self::CloudEvents => return cloud_event(event, source),
+            Self::CloudEvents => return cloud_event(event, payload, source),
             Self::CloudEventsBinary | Self::Raw => return payload.clone(),
         };
         let kind = event.event_type();
@@ -68,9 +68,8 @@ impl Format {
 }
 
 /// An event in the JSON format of `CloudEvents` (§3).
-fn cloud_event(event: &Envelope, source: &str) -> Bytes {
+fn cloud_event(event: &Envelope, payload: &Bytes, source: &str) -> Bytes {
     let text = |text: &str| serde_json::to_string(text).expect("a text always encodes");
-    let payload = event.payload();
     let mut body = Vec::with_capacity(256 + payload.len());
     write!(
         body,
@@ -125,6 +124,7 @@ pub(super) struct Template {
     keys: Vec<Key>,
     /// In the order they are sent; `webhook-` values are put in for each attempt.
     headers: HeaderMap,
+    transform: Option<Transform>,
 }
 
 impl Template {
@@ -146,14 +146,31 @@ impl Template {
             headers.insert(SIGNATURE, HeaderValue::from_static(""));
         }
         headers.extend(own);
-        Self { format, source: source.to_owned(), keys, headers }
+        Self { format, source: source.to_owned(), keys, headers, transform: None }
+    }
+
+    /// Puts what `transform` makes in place of payloads.
+    pub(super) fn transform(mut self, transform: Option<Transform>) -> Self {
+        self.transform = transform;
+        self
+    }
+
+    fn body(&self, event: &Envelope) -> Result<Bytes, Impossible> {
+        let Some(transform) = &self.transform else {
+            return Ok(self.format.body(event, event.payload(), &self.source));
+        };
+        let made = transform.apply(event)?;
+        if transform.is_whole_body() {
+            return Ok(made);
+        }
+        Ok(self.format.body(event, &made, &self.source))
     }
 
     /// Body of one attempt, and the headers that are its own. Every key signs: while rotating, the
     /// receiver knows one of them.
-    pub(super) fn fill(&self, attempt: &Attempt) -> (Stamp, Bytes) {
+    pub(super) fn fill(&self, attempt: &Attempt) -> Result<(Stamp, Bytes), Impossible> {
         let event = &*attempt.event;
-        let body = self.format.body(event, &self.source);
+        let body = self.body(event)?;
         let id = event.id().to_string();
         let seconds = attempt.now.as_seconds();
         let mut stamp =
@@ -173,7 +190,7 @@ impl Template {
             self.cloud_event_headers(event, &id, &mut stamp);
         }
         stamp.push((ID, value(id)));
-        (stamp, body)
+        Ok((stamp, body))
     }
 
     /// All headers of a request with this stamp; a second try of one attempt carries the same.
