@@ -10,6 +10,7 @@ use super::super::facts::{self, Chosen, PurgeBody, ReplayBody};
 use super::super::format::{Frame, SegmentHeader, kind};
 use super::super::moved::take_moved;
 use super::super::record::{self, Base, EventBody, Name};
+use super::super::segment::TypesAfterLoss;
 use crate::endpoint::EndpointId;
 use crate::event::EventType;
 use crate::time::Timestamp;
@@ -66,12 +67,11 @@ pub(super) struct Here {
     types: Vec<EventType>,
     /// Up to where `types` was known beforehand.
     types_until: u32,
-    /// Types that were defined since the last record of another kind.
-    types_new: usize,
+    places: TypesAfterLoss,
     pub(super) named: Vec<(u32, EventType)>,
     defined: Vec<u32>,
     /// Whether records of this segment are lost: then so may be definitions.
-    pub(super) has_loss: bool,
+    has_loss: bool,
     /// The events of a batch whose last one was not read yet, and the number of the first.
     batch: Vec<Read>,
     batch_first: u64,
@@ -87,7 +87,7 @@ impl Here {
             base: Base { event: header.base, time: header.base_time },
             types,
             types_until,
-            types_new: 0,
+            places: TypesAfterLoss::default(),
             named: Vec::new(),
             defined: Vec::new(),
             has_loss: false,
@@ -112,16 +112,16 @@ impl Here {
         let base = self.base;
         let undecodable =
             |_| format!("a record of the kind {} cannot be decoded", name(frame.kind));
-        let types_new = std::mem::take(&mut self.types_new);
+        if at >= self.types_until && self.places.cares(frame.kind) {
+            self.places.see(&frame, base, &mut self.types);
+        }
         match frame.kind {
             kind::NAME => {
                 let defined = Name::take(frame.body).map_err(undecodable)?;
-                self.types_new = types_new;
                 self.define(known, at, defined)?;
             }
             kind::EVENT => {
                 let start = record::take_event_start(frame.body, base).map_err(undecodable)?;
-                self.place_types(start.kind, types_new);
                 let event =
                     record::take_event(frame.body, base, &self.types).map_err(undecodable)?;
                 self.accept(known, at, start.number, start.more(), event)?;
@@ -138,7 +138,6 @@ impl Here {
             kind::MOVED => {
                 let moved = take_moved(frame.body, base).map_err(undecodable)?;
                 let start = record::take_event_start(moved.event, base).map_err(undecodable)?;
-                self.place_types(start.kind, types_new);
                 let event =
                     record::take_event(moved.event, base, &self.types).map_err(undecodable)?;
                 if start.number >= known.next_event {
@@ -218,7 +217,6 @@ impl Here {
                     kind.parse().map_err(|_| "an event type is not valid".to_owned())?;
                 if at >= self.types_until {
                     self.types.push(kind.clone());
-                    self.types_new += 1;
                 }
                 self.named.push((at, kind));
             }
@@ -226,11 +224,15 @@ impl Here {
         Ok(())
     }
 
-    /// After a loss the place of a type is told by the event that it was defined for.
-    fn place_types(&mut self, kind: u32, types_new: usize) {
-        if self.has_loss {
-            super::super::segment::place_types(&mut self.types, kind, types_new);
-        }
+    /// Records are lost here.
+    pub(super) fn lose(&mut self) {
+        self.has_loss = true;
+        self.places.lose();
+    }
+
+    /// Whether records of this segment are lost.
+    pub(super) fn has_loss(&self) -> bool {
+        self.has_loss
     }
 
     fn accept(
