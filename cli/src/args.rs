@@ -68,10 +68,24 @@ pub(crate) enum Command {
     Enable(Enable),
     /// Checks a data folder that no process has open, and salvages a damaged one
     Doctor(Doctor),
+    /// Makes signing secrets
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Prints the JSON Schema of the configuration
     Schema,
     /// Prints the reference of the configuration as Markdown
     ConfigReference,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretCommand {
+    /// Prints a new secret (whsec_) for an endpoint's `secrets`
+    New {
+        /// Prints an ed25519 key instead: the secret one (whsk_), then the public one (whpk_) that
+        /// receivers verify with
+        #[arg(long)]
+        ed25519: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]

@@ -13,7 +13,10 @@ async fn presets_and_templates_arrive() {
     let endpoints = [
         ("slack", "transform = 'slack'"),
         ("zapier", "transform = 'zapier'\nformat = 'standard'"),
-        ("raw", "format = 'raw'\ntransform = { template = { n = '{{ payload.n }}', of = ['{{type}}'] } }"),
+        (
+            "raw",
+            "format = 'raw'\ntransform = { template = { n = '{{ payload.n }}', of = ['{{type}}'] } }",
+        ),
         ("guide", "transform = { template = 'n is {{ payload.n }}' }"),
     ];
     let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -45,7 +48,8 @@ async fn presets_and_templates_arrive() {
 async fn what_cannot_be_transformed_is_dead_with_the_reason() {
     let receiver = Receiver::start().await.unwrap();
     let url = receiver.url("app");
-    let bus = bus(&format!("[[endpoints]]\nname = 'app'\nurl = '{url}'\ntransform = 'zapier'\n")).await;
+    let bus =
+        bus(&format!("[[endpoints]]\nname = 'app'\nurl = '{url}'\ntransform = 'zapier'\n")).await;
     let deep = "[".repeat(1000) + &"]".repeat(1000);
     let receipt = bus.publish(NewEvent::raw("match", deep).unwrap()).await.unwrap();
     bus.publish(NewEvent::raw("match", "{}").unwrap()).await.unwrap();
@@ -74,11 +78,15 @@ fn mistakes_name_their_key() {
         let text = format!("[[endpoints]]\nurl = 'https://a.example'\ntransform = {transform}");
         let loader = postrider::config::Config::loader().registry(&postrider_sinks::registry());
         let loader = loader.environment_from([("", ""); 0]);
-        let told = loader.text(postrider::config::Format::Toml, &text).load().unwrap_err().to_string();
+        let told =
+            loader.text(postrider::config::Format::Toml, &text).load().unwrap_err().to_string();
         assert!(told.contains(expect), "{transform}: {told}");
     };
     check("'slcak'", "endpoints[0].transform: expected the name of a preset");
-    check("{ template = { a = '{{ data }}' } }", "endpoints[0].transform.template.a: no such place");
+    check(
+        "{ template = { a = '{{ data }}' } }",
+        "endpoints[0].transform.template.a: no such place",
+    );
     check("{ jq = '.' }", "endpoints[0].transform.jq: not yet supported");
     check("'slack'\nformat = 'cloudevents'", "endpoints[0].transform: a preset is the whole body");
 }

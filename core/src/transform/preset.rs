@@ -53,8 +53,7 @@ impl Preset {
                 // What Slack reads as control characters, and nothing else, is escaped. A type has
                 // none of them.
                 let shown = shown(payload, SLACK_CHARS_MAX - 300, "```");
-                let shown =
-                    shown.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+                let shown = shown.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
                 json!({ "text": fenced(&format!("*{kind}*"), &shown) })
             }
             Self::Discord => {
@@ -224,7 +223,9 @@ mod tests {
         assert_eq!(body["tags__0"], "x");
         assert_eq!(body["tags__1"], true);
         assert_eq!(body["n"], 1.5);
-        assert!(body.as_object().unwrap().values().all(|value| !value.is_object() && !value.is_array()));
+        assert!(
+            body.as_object().unwrap().values().all(|value| !value.is_object() && !value.is_array())
+        );
         assert_eq!(made("zapier", "3").unwrap()["payload"], 3);
         let many = serde_json::to_string(&vec![0; NAMES_MAX]).unwrap();
         assert_eq!(made("zapier", &many), Err(Impossible::TooManyNames));

@@ -140,9 +140,10 @@ fn compile(
             })
         }
         Json::Array(items) => {
-            let items = items.iter().enumerate().map(|(index, item)| {
-                compile(item, &format!("{key}.{index}"), depth, placeholders)
-            });
+            let items = items
+                .iter()
+                .enumerate()
+                .map(|(index, item)| compile(item, &format!("{key}.{index}"), depth, placeholders));
             items.collect::<Result<_, _>>().map(Template::List)
         }
         Json::Object(table) => {
@@ -193,26 +194,43 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::event::NewEvent;
 
-    fn apply(template: Json, payload: String) -> Result<String, Impossible> {
+    fn apply(template: &Json, payload: String) -> Result<String, Impossible> {
         let transform = Transform::new(&json!({ "template": template })).unwrap();
-        let event = NewEvent::raw("order.paid", payload).unwrap().key("k").attribute("tier", "gold");
+        let event =
+            NewEvent::raw("order.paid", payload).unwrap().key("k").attribute("tier", "gold");
         let event = event.seal(&SystemClock, usize::MAX).unwrap();
         transform.apply(&event).map(|body| String::from_utf8(body.to_vec()).unwrap())
     }
 
-    fn check(template: Json, payload: &str, expect: &str) {
+    fn check(template: &Json, payload: &str, expect: &str) {
         assert_eq!(apply(template, payload.to_owned()).unwrap(), expect, "{payload}");
     }
 
     #[test]
     fn placeholders_become_values_or_parts_of_texts() {
-        check(json!("{{ payload }}"), r#"{"a": 1.50, "b": [1e2]}"#, r#"{"a":1.50,"b":[1e2]}"#);
-        check(json!({"n": "{{payload.n}}"}), r#"{"n": 12345678901234567890123}"#, r#"{"n":12345678901234567890123}"#);
-        check(json!("n = {{ payload.n }}!"), r#"{"n": 1.50}"#, r#""n = 1.50!""#);
-        check(json!(["{{type}} {{key}} {{attributes.tier}}", 3, null]), "{}", r#"["order.paid k gold",3,null]"#);
-        check(json!("{{payload.items.1.id}}"), r#"{"items": [{"id": 1}, {"id": 2}]}"#, "2");
-        check(json!({"a": "{{payload.no}}", "b": "<{{payload.no}}>"}), "{}", r#"{"a":null,"b":"<>"}"#);
-        check(json!("{{payload.t}} and {{payload.o}}"), r#"{"t": true, "o": {"x": "y"}}"#, r#""true and {\"x\":\"y\"}""#);
+        check(&json!("{{ payload }}"), r#"{"a": 1.50, "b": [1e2]}"#, r#"{"a":1.50,"b":[1e2]}"#);
+        check(
+            &json!({"n": "{{payload.n}}"}),
+            r#"{"n": 12345678901234567890123}"#,
+            r#"{"n":12345678901234567890123}"#,
+        );
+        check(&json!("n = {{ payload.n }}!"), r#"{"n": 1.50}"#, r#""n = 1.50!""#);
+        check(
+            &json!(["{{type}} {{key}} {{attributes.tier}}", 3, null]),
+            "{}",
+            r#"["order.paid k gold",3,null]"#,
+        );
+        check(&json!("{{payload.items.1.id}}"), r#"{"items": [{"id": 1}, {"id": 2}]}"#, "2");
+        check(
+            &json!({"a": "{{payload.no}}", "b": "<{{payload.no}}>"}),
+            "{}",
+            r#"{"a":null,"b":"<>"}"#,
+        );
+        check(
+            &json!("{{payload.t}} and {{payload.o}}"),
+            r#"{"t": true, "o": {"x": "y"}}"#,
+            r#""true and {\"x\":\"y\"}""#,
+        );
     }
 
     /// Whatever a payload holds, it cannot break out of the text or name that it is put into, and
@@ -220,7 +238,7 @@ mod tests {
     #[test]
     fn payloads_are_encoded() {
         check(
-            json!({"text": "hello {{payload.name}}"}),
+            &json!({"text": "hello {{payload.name}}"}),
             r#"{"name": "\",\"admin\":true,\"x\":\"\n{{type}}"}"#,
             r#"{"text":"hello \",\"admin\":true,\"x\":\"\n{{type}}"}"#,
         );
@@ -230,28 +248,35 @@ mod tests {
     fn what_is_made_is_bounded() {
         let large = format!(r#"{{"a": "{}"}}"#, "x".repeat(1 << 20));
         let many = |each: &str| Json::from(vec![each; PLACEHOLDERS_MAX]);
-        assert_eq!(apply(many("{{payload.a}}"), large.clone()), Err(Impossible::TooLarge));
-        assert_eq!(apply(json!("{{payload.a}}".repeat(400) + "."), large), Err(Impossible::TooLarge));
+        assert_eq!(apply(&many("{{payload.a}}"), large.clone()), Err(Impossible::TooLarge));
+        assert_eq!(
+            apply(&json!("{{payload.a}}".repeat(400) + "."), large),
+            Err(Impossible::TooLarge)
+        );
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
-        assert_eq!(apply(json!("{{type}}"), deep), Err(Impossible::TooDeep));
+        assert_eq!(apply(&json!("{{type}}"), deep), Err(Impossible::TooDeep));
     }
 
     #[test]
     fn mistakes() {
-        let check = |source: Json, key: &str, expect: &str| {
-            let error = Transform::new(&source).unwrap_err();
+        let check = |source: &Json, key: &str, expect: &str| {
+            let error = Transform::new(source).unwrap_err();
             assert_eq!(error.key, key, "{error}");
             assert!(error.message.contains(expect), "{error}");
         };
-        check(json!("slcak"), "", "name of a preset");
-        check(json!({"template": 1, "x": 2}), "", "template");
-        check(json!({"jq": "."}), "jq", "not yet supported");
-        check(json!({"template": {"a": ["{{ data.x }}"]}}), "template.a.0", "no such place");
-        check(json!({"template": {"a": "{{ type"}}), "template.a", "does not end");
-        check(json!({"template": "{{ payload..x }}"}), "template", "empty step");
-        check(json!({"template": "x".repeat(TEMPLATE_BYTES_MAX)}), "template", "at most 65536 bytes");
-        check(json!({"template": vec!["{{id}}"; 501]}), "template", "at most 500 placeholders");
+        check(&json!("slcak"), "", "name of a preset");
+        check(&json!({"template": 1, "x": 2}), "", "template");
+        check(&json!({"jq": "."}), "jq", "not yet supported");
+        check(&json!({"template": {"a": ["{{ data.x }}"]}}), "template.a.0", "no such place");
+        check(&json!({"template": {"a": "{{ type"}}), "template.a", "does not end");
+        check(&json!({"template": "{{ payload..x }}"}), "template", "empty step");
+        check(
+            &json!({"template": "x".repeat(TEMPLATE_BYTES_MAX)}),
+            "template",
+            "at most 65536 bytes",
+        );
+        check(&json!({"template": vec!["{{id}}"; 501]}), "template", "at most 500 placeholders");
         let deep = (0..40).fold(json!(1), |inner, _| json!([inner]));
-        check(json!({ "template": deep }), "template", "nested deeper than 32");
+        check(&json!({ "template": deep }), "template", "nested deeper than 32");
     }
 }

@@ -17,6 +17,7 @@ pub mod guard;
 mod pool;
 mod request;
 mod resolve;
+mod signers;
 mod target;
 mod tls;
 mod wire;
@@ -42,6 +43,7 @@ pub use config::{
 pub use pool::{AGE_MAX, IDLE_MAX};
 pub use request::Format;
 pub use resolve::{Resolve, SystemResolver};
+pub use signers::Signature;
 pub use target::{Forbidden, InvalidUrl, URL_BYTES_MAX};
 pub use tls::Tls;
 

@@ -7,15 +7,16 @@ use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use postrider::event::Envelope;
-use postrider::sign::{HEADER_ID, HEADER_SIGNATURE, HEADER_TIMESTAMP, Key};
+use postrider::sign::{HEADER_ID, HEADER_TIMESTAMP};
 use postrider::sink::Attempt;
 use postrider::transform::{Impossible, Transform};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::signers::Signers;
+
 const ID: HeaderName = HeaderName::from_static(HEADER_ID);
 const TIMESTAMP: HeaderName = HeaderName::from_static(HEADER_TIMESTAMP);
-const SIGNATURE: HeaderName = HeaderName::from_static(HEADER_SIGNATURE);
 
 /// How an event is written into the request. `PAYLOAD` is always the event's payload, byte for byte
 /// as it was published.
@@ -121,7 +122,7 @@ pub(super) type Stamp = Vec<(HeaderName, HeaderValue)>;
 pub(super) struct Template {
     format: Format,
     source: String,
-    keys: Vec<Key>,
+    signers: Signers,
     /// In the order they are sent; `webhook-` values are put in for each attempt.
     headers: HeaderMap,
     transform: Option<Transform>,
@@ -134,7 +135,7 @@ impl Template {
         mut headers: HeaderMap,
         format: Format,
         source: &str,
-        keys: Vec<Key>,
+        signers: Signers,
         own: HeaderMap,
     ) -> Self {
         let agent = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
@@ -142,11 +143,11 @@ impl Template {
         headers.insert(USER_AGENT, HeaderValue::from_static(agent));
         headers.insert(ID, HeaderValue::from_static(""));
         headers.insert(TIMESTAMP, HeaderValue::from_static(""));
-        if !keys.is_empty() {
-            headers.insert(SIGNATURE, HeaderValue::from_static(""));
+        for way in signers.used() {
+            headers.insert(way.header(), HeaderValue::from_static(""));
         }
         headers.extend(own);
-        Self { format, source: source.to_owned(), keys, headers, transform: None }
+        Self { format, source: source.to_owned(), signers, headers, transform: None }
     }
 
     /// Puts what `transform` makes in place of payloads.
@@ -166,8 +167,7 @@ impl Template {
         Ok(self.format.body(event, &made, &self.source))
     }
 
-    /// Body of one attempt, and the headers that are its own. Every key signs: while rotating, the
-    /// receiver knows one of them.
+    /// Body of one attempt, and the headers that are its own.
     pub(super) fn fill(&self, attempt: &Attempt) -> Result<(Stamp, Bytes), Impossible> {
         let event = &*attempt.event;
         let body = self.body(event)?;
@@ -175,16 +175,7 @@ impl Template {
         let seconds = attempt.now.as_seconds();
         let mut stamp =
             Vec::with_capacity(if self.format == Format::CloudEventsBinary { 16 } else { 3 });
-        if !self.keys.is_empty() {
-            let mut signatures = String::new();
-            for signature in self.keys.iter().filter_map(|key| key.sign(&id, seconds, &body)) {
-                if !signatures.is_empty() {
-                    signatures.push(' ');
-                }
-                signatures.push_str(&signature);
-            }
-            stamp.push((SIGNATURE, value(signatures)));
-        }
+        stamp.extend(self.signers.sign(&id, seconds, &body));
         stamp.push((TIMESTAMP, HeaderValue::from(seconds)));
         if self.format == Format::CloudEventsBinary {
             self.cloud_event_headers(event, &id, &mut stamp);
@@ -223,7 +214,7 @@ impl Template {
 /// space, `"` and `%`.
 const CE_ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
-fn value(text: String) -> HeaderValue {
+pub(super) fn value(text: String) -> HeaderValue {
     HeaderValue::from_maybe_shared(Bytes::from(text))
         .expect("ids, signatures and percent-encoded text are visible ASCII")
 }
