@@ -47,6 +47,13 @@ struct Shown {
     body_bytes: u64,
 }
 
+#[derive(Deserialize)]
+struct Signatures {
+    verdict: String,
+    secrets: usize,
+    account: String,
+}
+
 pub(super) async fn wait(
     remote: &Remote,
     bin: &str,
@@ -101,7 +108,14 @@ pub(super) async fn show(remote: &Remote, seq: u64) -> Result<(), String> {
         let bytes = shown.body_bytes;
         format!("({bytes} bytes that are not text; GET {path}/body gives them)")
     });
-    print(&format!("{}{}\n", printable(&head), printable(&body)))
+    let signature = format!("{path}/signature");
+    let known: Signatures =
+        ask(remote, Method::GET, &signature, String::new(), Duration::ZERO).await?;
+    let account = match known.verdict.as_str() {
+        "missing" if known.secrets == 0 => String::new(), // Nobody expects one.
+        _ => format!("\n{}\n", known.account),
+    };
+    print(&format!("{}{}\n{}", printable(&head), printable(&body), printable(&account)))
 }
 
 async fn ask<T: for<'a> Deserialize<'a>>(

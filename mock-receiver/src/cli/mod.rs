@@ -34,6 +34,9 @@ struct ServeArguments {
     /// The bearer token of the admin API; made when not given
     #[arg(long, env = "MOCK_RECEIVER_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// A secret with which senders sign; several while one is rotated out, the current one first
+    #[arg(long, value_name = "SECRET", env = "MOCK_RECEIVER_SECRET", hide_env_values = true)]
+    secret: Vec<String>,
     /// Machine output: a line with the addresses and the token, then one line per request
     #[arg(long)]
     json: bool,
@@ -69,7 +72,7 @@ enum Command {
         #[arg(long)]
         filter: Option<String>,
     },
-    /// Shows one request: its head as sent, and its body
+    /// Shows one request: its head as sent, its body, and what is known of its signatures
     Show {
         #[command(flatten)]
         remote: Remote,
