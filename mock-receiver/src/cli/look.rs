@@ -118,7 +118,7 @@ pub(super) async fn show(remote: &Remote, seq: u64) -> Result<(), String> {
     print(&format!("{}{}\n{}", printable(&head), printable(&body), printable(&account)))
 }
 
-async fn ask<T: for<'a> Deserialize<'a>>(
+pub(super) async fn ask<T: for<'a> Deserialize<'a>>(
     remote: &Remote,
     method: Method,
     path: &str,
@@ -165,10 +165,14 @@ impl Row {
     }
 }
 
+pub(super) fn print(text: &str) -> Result<(), String> {
+    print_bytes(text.as_bytes())
+}
+
 /// A reader that has seen enough closes the pipe: that is no failure.
-fn print(text: &str) -> Result<(), String> {
+pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), String> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(format!("cannot write to stdout: {error}"))
         }
