@@ -1,5 +1,9 @@
 //! Columns that line up, for people.
 
+use std::io;
+
+use crate::output::Output;
+
 /// Where the text of a column stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Align {
@@ -28,6 +32,11 @@ impl<const N: usize> Table<N> {
             cut(last);
         }
         self.rows.push(cells);
+    }
+
+    /// Prints it.
+    pub(crate) fn show(&self, output: &Output) -> io::Result<()> {
+        self.lines().try_for_each(|line| output.line(line))
     }
 
     pub(crate) fn lines(&self) -> impl Iterator<Item = String> + '_ {

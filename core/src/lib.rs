@@ -1,5 +1,6 @@
 //! An embeddable event bus that delivers typed events to pluggable sinks and never loses one.
 
+pub mod alert;
 mod bus;
 pub mod clock;
 mod codec;
@@ -10,6 +11,8 @@ mod engine;
 mod error;
 pub mod event;
 mod lane;
+mod rate;
+pub mod refresh;
 pub mod replay;
 pub mod retry;
 pub mod route;
@@ -29,4 +32,6 @@ pub use endpoint::{Endpoint, EndpointId};
 pub use engine::IN_FLIGHT_MAX_DEFAULT;
 pub use error::{Error, ErrorKind};
 pub use event::{Event, EventId, NewEvent};
+pub use lane::PAUSE_ASKED_MAX;
+pub use rate::{InvalidRate, Rate};
 pub use time::{ParseTimestampError, Timestamp};

@@ -36,6 +36,7 @@ const NEEDS: &[Need] = &[
     Need { name: "prlimit", detect: &["prlimit"], install: Install::Debian("util-linux"), used_by: "the file sink beyond a size limit and on a full disk", mandatory: false },
     Need { name: "script", detect: &["script"], install: Install::Debian("bsdutils"), used_by: "the stdout sink on a terminal", mandatory: false },
     Need { name: "strace", detect: &["strace"], install: Install::Debian("strace"), used_by: "the file sink under injected disk errors", mandatory: false },
+    Need { name: "nginx", detect: &["nginx"], install: Install::Debian("nginx-light"), used_by: "bench: a receiver that answers at once", mandatory: false },
     Need { name: "logrotate", detect: &["logrotate"], install: Install::Debian("logrotate"), used_by: "e2e: the file sink under an outside rename", mandatory: false },
 ];
 

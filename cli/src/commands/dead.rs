@@ -1,8 +1,9 @@
 //! `postrider dead`: what was given up, by endpoint and reason; replayed or purged.
 
-use postrider::Timestamp;
 use postrider::delivery::{State, StateKind};
 use postrider::replay::Request;
+use postrider::store::Query;
+use postrider::{Bus, Timestamp};
 use serde::Serialize;
 
 use super::past::{self, Names, deliveries, stands};
@@ -78,9 +79,7 @@ async fn list(args: &Args, output: &Output) -> Result<Exit, Failure> {
             it.newest.to_string(),
         ]);
     }
-    for line in table.lines() {
-        output.line(line)?;
-    }
+    table.show(output)?;
     Ok(Exit::Done)
 }
 
@@ -99,21 +98,29 @@ async fn purge_dead(args: &Args, it: &DeadPurge, output: &Output) -> Result<Exit
     query.states = vec![StateKind::Dead, StateKind::Expired];
     query.reasons.clone_from(&it.reason);
     let bus = past::look(config).await?;
-    if !it.yes && output::can_ask() {
+    let purged = purge(&bus, &query, it.yes).await;
+    past::close(bus).await?;
+    let purged = purged?;
+    output.json(&Purged { purged })?;
+    output.line(match purged {
+        0 => "nothing was given up".to_owned(),
+        _ => format!("purged {}", deliveries(purged)),
+    })?;
+    Ok(Exit::Done)
+}
+
+/// Purges what the query finds, if there is somebody to ask after they have said so.
+async fn purge(bus: &Bus, query: &Query, is_sure: bool) -> Result<u64, Failure> {
+    if !is_sure && output::can_ask() {
         // A replay of the same would be as many, but for endpoints that are not configured any more.
         let found = bus.preview_replay(&Request::new(query.clone())).await?;
         let count = found.total() + found.unserved;
         if count == 0 {
-            output.line("nothing was given up")?;
-            return Ok(Exit::Done);
+            return Ok(0);
         }
         if !output::ask(format_args!("set {} aside for good?", deliveries(count)))? {
             return Err(Failure::failed("nothing was purged"));
         }
     }
-    let purged = bus.purge(&query).await?;
-    past::close(bus).await?;
-    output.json(&Purged { purged })?;
-    output.line(format_args!("purged {}", deliveries(purged)))?;
-    Ok(Exit::Done)
+    Ok(bus.purge(query).await?)
 }

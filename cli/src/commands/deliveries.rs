@@ -87,9 +87,7 @@ async fn list(bus: &Bus, look: &Look, names: &Names, output: &Output) -> Result<
         output.line("no deliveries")?;
         return Ok(Exit::Done);
     }
-    for line in table.lines() {
-        output.line(line)?;
-    }
+    table.show(output)?;
     if has_more {
         output.line(format_args!("there may be more: --limit shows more than {limit}"))?;
     }

@@ -95,9 +95,8 @@ async fn one(bus: &Bus, id: &EventId, names: &Names, output: &Output) -> Result<
 async fn list(bus: &Bus, look: &Look, names: &Names, output: &Output) -> Result<Exit, Failure> {
     let mut query = past::query(&look.filters, names)?;
     query.states.clone_from(&look.state);
-    let head = [("ACCEPTED", Align::Left), ("EVENT", Align::Left), ("TYPE", Align::Left)];
-    let [accepted, event, kind] = head;
-    let mut table = Table::new([accepted, event, kind, ("DELIVERIES", Align::Left)]);
+    let mut table =
+        Table::new(["ACCEPTED", "EVENT", "TYPE", "DELIVERIES"].map(|it| (it, Align::Left)));
     let limit = look.limit as usize;
     let mut count = 0;
     let has_more = each(bus, &query, limit, |event| {
@@ -116,9 +115,7 @@ async fn list(bus: &Bus, look: &Look, names: &Names, output: &Output) -> Result<
         output.line("no events")?;
         return Ok(Exit::Done);
     }
-    for line in table.lines() {
-        output.line(line)?;
-    }
+    table.show(output)?;
     if has_more {
         output.line(format_args!("there may be more: --limit shows more than {limit}"))?;
     }

@@ -14,7 +14,7 @@ pub(crate) mod retry;
 pub(crate) mod schema;
 pub(crate) mod stats;
 
-use postrider::config::{Config, Loader};
+use postrider::config::{Config, EndpointConfig, Loader};
 
 use crate::Failure;
 use crate::args::Args;
@@ -37,5 +37,13 @@ fn loader(args: &Args) -> Loader {
         Some(file) => loader.file(file),
         // The current folder, so that messages name the file as people do.
         None => loader.find(""),
+    }
+}
+
+/// Where an endpoint writes its events to stdout, people are told on stderr.
+fn share_stdout(config: &Config, output: &Output) {
+    let is_stdout = |it: &EndpointConfig| it.enabled && it.sink.sink() == "stdout";
+    if config.endpoints.iter().any(is_stdout) {
+        output.share_stdout();
     }
 }

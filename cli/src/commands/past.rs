@@ -35,10 +35,7 @@ pub(super) async fn close(bus: Bus) -> Result<(), Failure> {
 /// The bus of a configuration, to send something again.
 pub(super) async fn deliver(config: Config, output: &Output) -> Result<Bus, Failure> {
     check_kept(&config)?;
-    if config.endpoints.iter().any(|endpoint| endpoint.enabled && endpoint.sink.sink() == "stdout")
-    {
-        output.share_stdout();
-    }
+    super::share_stdout(&config, output);
     Ok(Bus::open(config).await?)
 }
 

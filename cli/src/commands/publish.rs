@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use postrider::config::Config;
+use postrider::delivery::DeliveryId;
 use postrider::store::{Durability, MemoryStore};
 use postrider::{Bus, Error, NewEvent};
 
@@ -21,10 +22,7 @@ const BATCH: usize = 500;
 
 pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Result<Exit, Failure> {
     let config = config(args, output)?;
-    if config.endpoints.iter().any(|endpoint| endpoint.enabled && endpoint.sink.sink() == "stdout")
-    {
-        output.share_stdout();
-    }
+    super::share_stdout(&config, output);
     let limits = (config.bus.batch_events_max, config.bus.batch_bytes_max.0);
     // Everything is read and checked before anything is accepted.
     let payload_bytes_max = usize::try_from(config.bus.payload_bytes_max.0).unwrap_or(usize::MAX);
@@ -46,7 +44,8 @@ pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Resu
     }
     account.show_accepted(output)?;
     // Also where the store has failed meanwhile, what is known is told first, then what went wrong.
-    let waited = settled(&bus, publish.wait(), &mut account).await;
+    let published = account.deliveries();
+    let waited = settled(&bus, publish.wait(), &published, &mut account).await;
     let closed = bus.shutdown(Duration::ZERO).await;
 
     account.show_deliveries(output)?;
@@ -65,8 +64,14 @@ pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Resu
     Ok(Exit::Done)
 }
 
-/// Waits for deliveries and takes down how each stands; returns whether somebody broke the wait off.
-async fn settled(bus: &Bus, wait: Duration, account: &mut Account) -> Result<bool, Error> {
+/// Waits for deliveries and takes down how each of these stands; returns whether somebody broke the
+/// wait off.
+pub(super) async fn settled(
+    bus: &Bus,
+    wait: Duration,
+    deliveries: &[DeliveryId],
+    account: &mut Account,
+) -> Result<bool, Error> {
     let is_interrupted = tokio::select! {
         flushed = bus.flush(wait) => {
             flushed?;
@@ -75,11 +80,11 @@ async fn settled(bus: &Bus, wait: Duration, account: &mut Account) -> Result<boo
         _ = tokio::signal::ctrl_c() => true,
     };
     let mut seen = HashSet::new();
-    for id in account.deliveries() {
-        if seen.insert(id.clone()) {
+    for id in deliveries {
+        if seen.insert(id) {
             let is_open = bus.is_open(id.endpoint()).unwrap_or(false);
-            let record = bus.delivery(&id).await?;
-            account.delivery(&id, record, is_open);
+            let record = bus.delivery(id).await?;
+            account.delivery(id, record, is_open);
         }
     }
     Ok(is_interrupted)

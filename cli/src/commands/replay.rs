@@ -284,9 +284,7 @@ async fn list(config: Config, output: &Output) -> Result<Exit, Failure> {
             job.counts.skipped().to_string(),
         ]);
     }
-    for line in table.lines() {
-        output.line(line)?;
-    }
+    table.show(output)?;
     Ok(Exit::Done)
 }
 

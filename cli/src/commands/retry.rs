@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::config;
 use super::past;
 use super::publish::report::Account;
+use super::publish::settled;
 use crate::args::{Args, Retry};
 use crate::output::Output;
 use crate::{Exit, Failure};
@@ -22,18 +23,9 @@ pub(crate) async fn run(args: &Args, retry: &Retry, output: &Output) -> Result<E
             Err(error) => refused.push(error),
         }
     }
-    let is_interrupted = tokio::select! {
-        flushed = bus.flush(retry.wait()) => {
-            flushed?;
-            false
-        }
-        _ = tokio::signal::ctrl_c() => true,
-    };
-    for id in &made {
-        let is_open = bus.is_open(id.endpoint()).unwrap_or(false);
-        account.delivery(id, bus.delivery(id).await?, is_open);
-    }
-    bus.shutdown(Duration::ZERO).await?;
+    // Also where the store has failed meanwhile, what is known is told first, then what went wrong.
+    let waited = settled(&bus, retry.wait(), &made, &mut account).await;
+    let closed = bus.shutdown(Duration::ZERO).await;
 
     account.show_deliveries(output)?;
     output.json(&account.deliveries_document())?;
@@ -41,6 +33,8 @@ pub(crate) async fn run(args: &Args, retry: &Retry, output: &Output) -> Result<E
         let refused = refused.iter().map(|error| format!("failed to {}", error.chain()));
         return Err(Failure::failed(refused.collect::<Vec<_>>().join("\n")));
     }
+    let is_interrupted = waited?;
+    closed?;
     if let Some(failure) = account.failure(true) {
         return Err(Failure::failed(failure));
     }

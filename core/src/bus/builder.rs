@@ -8,13 +8,16 @@ use arc_swap::ArcSwap;
 use tokio_util::task::TaskTracker;
 
 use super::subscription::{SUBSCRIBER_EVENTS_MAX_DEFAULT, Subscriptions};
-use super::{Bus, Inner, Limits, Routes};
+use super::{Bus, Inner, Limits, Routes, alerts};
+use crate::alert::{self, Desk};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{ByteSize, Config};
 use crate::endpoint::Endpoint;
-use crate::engine::{Engine, IN_FLIGHT_MAX_DEFAULT};
+use crate::engine::{Engine, IN_FLIGHT_MAX_DEFAULT, Setup};
 use crate::error::{Error, ErrorKind};
 use crate::event::PAYLOAD_BYTES_MAX_DEFAULT;
+use crate::refresh::{Refresh, Refreshes, Registered};
+use crate::route::Pattern;
 use crate::store::{LogStore, MemoryStore, Store};
 
 /// Most events of one [`Bus::publish_all`], unless built otherwise.
@@ -32,6 +35,8 @@ pub struct BusBuilder {
     limits: Limits,
     in_flight_max: usize,
     subscriber_events_max: usize,
+    alerts: alert::Policy,
+    refreshes: Vec<Registered>,
     delivers: bool,
 }
 
@@ -49,6 +54,8 @@ impl Default for BusBuilder {
             },
             in_flight_max: IN_FLIGHT_MAX_DEFAULT,
             subscriber_events_max: SUBSCRIBER_EVENTS_MAX_DEFAULT,
+            alerts: alert::Policy::default(),
+            refreshes: Vec::new(),
             delivers: true,
         }
     }
@@ -66,6 +73,7 @@ impl BusBuilder {
         };
         self.in_flight_max = bus.in_flight_max;
         self.subscriber_events_max = bus.subscriber_events_max;
+        self.alerts = config.alerts.clone();
         self.config = Some(config);
         self
     }
@@ -131,6 +139,30 @@ impl BusBuilder {
         self
     }
 
+    /// Sets when the bus raises alerts about itself.
+    pub fn alerts(mut self, policy: alert::Policy) -> Self {
+        self.alerts = policy;
+        self
+    }
+
+    /// Has events of these types refreshed before each attempt; where several are registered for a
+    /// type, by the first. See [`refresh`](crate::refresh).
+    ///
+    /// # Errors
+    /// `Config` for a pattern that breaks the rules of [`Pattern`].
+    pub fn refresh<'a>(
+        mut self,
+        patterns: impl IntoIterator<Item = &'a str>,
+        refresh: impl Refresh,
+    ) -> Result<Self, Error> {
+        let patterns: Result<Vec<Pattern>, _> = patterns.into_iter().map(str::parse).collect();
+        let patterns = patterns.map_err(|error| {
+            Error::new(ErrorKind::Config, format!("register a refresh: {error}"))
+        })?;
+        self.refreshes.push((patterns, Arc::new(refresh)));
+        Ok(self)
+    }
+
     /// Delivers nothing and goes on with no replay: to look at what the store holds, and to change it
     /// (purge, cancel, enable) without anything being sent. Configured sinks are not opened.
     pub fn without_delivery(mut self) -> Self {
@@ -165,26 +197,32 @@ impl BusBuilder {
             (None, None) => Arc::new(MemoryStore::default()),
         };
         let routes = Routes::new(&endpoints);
-        let engine = Engine::start(
-            Arc::clone(&store),
-            Arc::clone(&self.clock),
-            self.in_flight_max,
-            endpoints,
-            self.delivers,
-        )
-        .await?;
+        let desk = Arc::new(Desk::new(self.alerts));
+        let setup = Setup {
+            in_flight_max: self.in_flight_max,
+            desk: Arc::clone(&desk),
+            refreshes: Refreshes::new(self.refreshes, self.limits.payload_bytes_max),
+            delivers: self.delivers,
+        };
+        let engine =
+            Engine::start(Arc::clone(&store), Arc::clone(&self.clock), endpoints, setup).await?;
         let inner = Inner {
             store,
             clock: self.clock,
             engine,
             routes: ArcSwap::from_pointee(routes),
             subscriptions: Subscriptions::new(self.subscriber_events_max),
+            desk,
             limits: self.limits,
             is_closed: AtomicBool::new(false),
             publishing: TaskTracker::new(),
             changing: tokio::sync::Mutex::new(()),
         };
-        Ok(Bus { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        if self.delivers {
+            alerts::start(&inner);
+        }
+        Ok(Bus { inner })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The bus: what an application holds.
 
+mod alerts;
 mod builder;
 mod history;
 mod receipt;
@@ -21,6 +22,7 @@ pub use subscription::{
     Received, SUBSCRIBER_EVENTS_MAX_DEFAULT, Subscription, SubscriptionError, TypedSubscription,
 };
 
+use crate::alert::Desk;
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::delivery::DeliveryId;
@@ -76,6 +78,8 @@ struct Inner {
     engine: Engine,
     routes: ArcSwap<Routes>,
     subscriptions: Subscriptions,
+    /// Where the engine reports what may become an alert.
+    desk: Arc<Desk>,
     limits: Limits,
     is_closed: AtomicBool,
     /// Publishers on their way into the store.
@@ -348,8 +352,11 @@ impl Bus {
             ));
         }
         let _no_more_changes = inner.changing.lock().await;
-        let done =
-            |backlog: &Backlog, is_open: bool| !is_open || backlog.ready + backlog.leased == 0;
+        let done = |backlog: &Backlog, is_open: bool| {
+            // A lane that pauses has nothing to do before the next start.
+            let is_paused = || inner.engine.paused_until(&backlog.endpoint).is_some();
+            !is_open || backlog.leased == 0 && (backlog.ready == 0 || is_paused())
+        };
         inner.publishing.close();
         let drain = async {
             inner.publishing.wait().await;
@@ -366,6 +373,7 @@ impl Bus {
             .map(|endpoint| endpoint.id)
             .collect();
         inner.engine.stop().await;
+        inner.raise_rest().await;
         inner.subscriptions.close();
         // A slow write that had begun before the deadline is told with what is left.
         let _ = tokio::time::timeout(PUBLISHERS_WAIT, inner.publishing.wait()).await;

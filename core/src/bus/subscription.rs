@@ -10,7 +10,7 @@ use futures_util::Stream;
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
 
-use crate::event::{Envelope, Event};
+use crate::event::{Envelope, Event, EventType};
 use crate::route::{Pattern, Router};
 
 /// Most events that a subscription may fall behind, unless built otherwise.
@@ -55,6 +55,13 @@ impl Subscriptions {
             // Fails where every subscriber has gone; the next `subscribe` removes the channel.
             let _ = channels.list[*channel as usize].sender.send(Arc::clone(event));
         }
+    }
+
+    /// Whether somebody subscribes to events of this type.
+    pub(super) fn want(&self, kind: &EventType) -> bool {
+        let channels = self.channels.load();
+        let found = channels.router.find(kind, &mut Vec::new()).to_vec();
+        found.iter().any(|channel| channels.list[*channel as usize].sender.receiver_count() > 0)
     }
 
     pub(super) fn subscribe(&self, mut patterns: Vec<Pattern>) -> Subscription {

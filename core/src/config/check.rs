@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use figment::value::{Dict, Value};
 
@@ -9,14 +10,17 @@ use super::clean::Cleaner;
 use super::layers::Environment;
 use super::origin::Origins;
 use super::path::KeyPath;
-use super::raw::{RawBus, RawConfig, RawEndpoint, RawPolicy, RawServer, RawToken};
+use super::raw::{RawBus, RawConfig, RawEndpoint, RawPolicy, RawRetry, RawServer, RawToken};
 use super::report::Report;
 use super::schema::{SINK_DEFAULT, Schema, nearest};
 use super::{
     BacklogSettings, BusSettings, Config, ConfigError, EndpointConfig, MemorySettings,
     NetworkPolicy, ServerSettings, Token,
 };
-use crate::endpoint::{CONCURRENCY_DEFAULT, EndpointId, Policy, TIMEOUT_DEFAULT};
+use crate::alert;
+use crate::endpoint::{
+    Breaker, CONCURRENCY_DEFAULT, Concurrency, EndpointId, Policy, TIMEOUT_DEFAULT,
+};
 use crate::retry;
 use crate::sink::{CheckContext, PreparedSink, Registry};
 use crate::store::{self, PreparedStore};
@@ -64,6 +68,10 @@ pub(super) fn check(tree: &Value, given: &Given<'_>) -> Result<Config, Vec<Confi
         enabled: raw.enabled,
         bus,
         store,
+        alerts: alert::Policy::default()
+            .failing_after(raw.alerts.failing_after)
+            .backlog_events(raw.alerts.backlog_events)
+            .interval(raw.alerts.interval.0),
         server,
         endpoints: checker.endpoints(endpoints, &defaults, &inherited, &network),
         network,
@@ -118,7 +126,41 @@ impl Checker<'_, '_> {
     }
 
     fn policy(&mut self, table: Value, path: &KeyPath) -> RawPolicy {
-        self.report.read(table, path, Value::deserialize::<RawPolicy>).unwrap_or_default()
+        let policy = self.report.read(table, path, Value::deserialize::<RawPolicy>);
+        let policy = policy.unwrap_or_default();
+        if let Some(retry) = &policy.retry {
+            self.retry(retry, &path.key("retry"));
+        }
+        policy
+    }
+
+    /// Delays are listed or they grow.
+    fn retry(&mut self, retry: &RawRetry, path: &KeyPath) {
+        let grow = [
+            ("first", retry.first.is_some()),
+            ("factor", retry.factor.is_some()),
+            ("max", retry.max.is_some()),
+            ("attempts", retry.attempts.is_some()),
+        ];
+        let given = grow.iter().find(|(_, is_given)| *is_given).map(|(key, _)| *key);
+        let (path, message, remedy) = match given {
+            Some(key) if retry.schedule.is_some() => {
+                (path.key(key), "cannot stand beside a schedule", "take one of the two out")
+            }
+            Some(key) if retry.first.is_none() => (
+                path.key(key),
+                "means nothing without the first delay",
+                "add first, such as \"5s\", or take it out",
+            ),
+            Some(_) if retry.attempts.is_none() => (
+                path.key("first"),
+                "needs attempts: how many there are in all",
+                "add attempts, such as 8",
+            ),
+            _ => return,
+        };
+        let error = self.report.error(&path, message).remedy(remedy);
+        self.report.push(&path, error);
     }
 
     fn bus(&mut self, raw: RawBus) -> BusSettings {
@@ -470,22 +512,42 @@ fn is_reference(table: &Dict) -> bool {
 
 /// An endpoint's own policy over the defaults. The values were checked by the schema's bounds.
 fn merge_policies(own: RawPolicy, defaults: &RawPolicy) -> Policy {
-    let own_retry = own.retry.unwrap_or_default();
-    let retry = defaults.retry.as_ref();
-    let schedule = own_retry.schedule.or_else(|| retry.and_then(|retry| retry.schedule.clone()));
-    let jitter = own_retry.jitter.or_else(|| retry.and_then(|retry| retry.jitter));
-    let schedule = match schedule {
-        Some(schedule) => schedule.into_iter().map(|delay| delay.0).collect(),
-        None => retry::SCHEDULE_DEFAULT.to_vec(),
-    };
-    // Out of bounds here means that an error was reported; then the policy is not used.
-    let retry = retry::Policy::new(schedule, jitter.unwrap_or(retry::JITTER_DEFAULT));
+    let concurrency = own.concurrency.or(defaults.concurrency).map(|concurrency| concurrency.0);
+    let breaker = own.breaker.or_else(|| defaults.breaker.clone());
     Policy {
         timeout: own.timeout.or(defaults.timeout).map_or(TIMEOUT_DEFAULT, |timeout| timeout.0),
-        concurrency: own.concurrency.or(defaults.concurrency).unwrap_or(CONCURRENCY_DEFAULT),
-        retry: retry.unwrap_or_default(),
+        concurrency: concurrency.unwrap_or(Concurrency::Fixed(CONCURRENCY_DEFAULT)),
+        rate: own.rate.or(defaults.rate).map(|rate| rate.0),
+        breaker: breaker.map_or_else(|| Some(Breaker::default()), |breaker| breaker.0),
+        retry: merge_retries(&own.retry.unwrap_or_default(), defaults.retry.as_ref()),
     }
 }
+
+/// An endpoint's own way to retry over the default one: delays that are listed or that grow are taken
+/// from where either is said.
+fn merge_retries(own: &RawRetry, defaults: Option<&RawRetry>) -> retry::Policy {
+    let says_delays = |retry: &RawRetry| retry.schedule.is_some() || retry.first.is_some();
+    let jitter = own.jitter.or_else(|| defaults?.jitter).unwrap_or(retry::JITTER_DEFAULT);
+    let max_age = own.max_age.or_else(|| defaults?.max_age).map(|age| age.0);
+    let nothing = RawRetry::default();
+    let delays = if says_delays(own) { own } else { defaults.unwrap_or(&nothing) };
+    let policy = if let Some(first) = delays.first {
+        let max = delays.max.map_or(GROWN_DELAY_DEFAULT, |max| max.0);
+        let attempts = delays.attempts.unwrap_or(1);
+        retry::Policy::exponential(first.0, delays.factor.unwrap_or(2.0), max, attempts, jitter)
+    } else {
+        let schedule = match &delays.schedule {
+            Some(schedule) => schedule.iter().map(|delay| delay.0).collect(),
+            None => retry::SCHEDULE_DEFAULT.to_vec(),
+        };
+        retry::Policy::new(schedule, jitter)
+    };
+    // Out of bounds here means that an error was reported; then the policy is not used.
+    policy.unwrap_or_default().age_max(max_age)
+}
+
+/// Longest delay that delays grow to unless set.
+const GROWN_DELAY_DEFAULT: Duration = Duration::from_hours(10);
 
 /// The host of a target that is a URL.
 fn host(target: &str) -> Option<&str> {

@@ -17,7 +17,7 @@ use super::secret::{is_variable_name, read_secret_file};
 use super::{ByteSize, HumanDuration};
 
 /// Keys that the design names and that a later version builds.
-const LATER: [&str; 3] = ["rate", "filter", "transform"];
+const LATER: [&str; 2] = ["filter", "transform"];
 
 /// The first pass.
 pub(super) struct Cleaner<'c, 'r> {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::errors::ConfigError;
 use super::layers::Format;
 use super::{ByteSize, NetworkPolicy, Secret};
+use crate::alert;
 use crate::endpoint::{Endpoint, EndpointId, Policy};
 use crate::error::Error;
 use crate::route::Pattern;
@@ -39,6 +40,8 @@ pub struct Config {
     pub endpoints: Vec<EndpointConfig>,
     /// Which addresses may be connected to.
     pub network: NetworkPolicy,
+    /// When the bus raises alerts about itself.
+    pub alerts: alert::Policy,
     /// What `postrider serve` listens on and who may call it.
     pub server: ServerSettings,
     /// What is odd but no error, such as keys that an older file has and nobody reads.
@@ -57,6 +60,7 @@ impl Default for Config {
             store: None,
             endpoints: Vec::new(),
             network: NetworkPolicy::default(),
+            alerts: alert::Policy::default(),
             server: ServerSettings::default(),
             warnings: Vec::new(),
             path: None,

@@ -72,10 +72,12 @@ pub enum Cause {
     Sink,
     /// Anything else.
     Other,
+    /// The application's refresh could not renew the event.
+    Refresh,
 }
 
 impl Cause {
-    /// Its number in stored bytes: 1 to 13, never changed.
+    /// Its number in stored bytes: 1 to 14, never changed.
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Timeout => 1,
@@ -91,6 +93,7 @@ impl Cause {
             Self::Panic => 11,
             Self::Sink => 12,
             Self::Other => 13,
+            Self::Refresh => 14,
         }
     }
 
@@ -109,6 +112,7 @@ impl Cause {
             10 => Self::Format,
             11 => Self::Panic,
             12 => Self::Sink,
+            14 => Self::Refresh,
             _ => Self::Other,
         }
     }
@@ -138,6 +142,7 @@ pub struct Nack {
     pub(crate) message: String,
     pub(crate) status: Option<u16>,
     pub(crate) answer: String,
+    pub(crate) slow: bool,
 }
 
 impl Nack {
@@ -159,7 +164,7 @@ impl Nack {
 
     fn new<'a>(verdict: Verdict, cause: Cause, message: impl Into<Cow<'a, str>>) -> Self {
         let message = cut(message.into(), MESSAGE_BYTES_MAX);
-        Self { verdict, cause, message, status: None, answer: String::new() }
+        Self { verdict, cause, message, status: None, answer: String::new(), slow: false }
     }
 
     /// Adds the delay that the receiver asked for; only a nack that may be retried keeps it.
@@ -167,6 +172,13 @@ impl Nack {
         if let Verdict::Retry { after } = &mut self.verdict {
             *after = Some(delay);
         }
+        self
+    }
+
+    /// Says that the receiver has too much to do, not only with this event: its lane pauses, for the
+    /// delay that it asked for, at most an hour, or else a second, longer each time.
+    pub fn slow(mut self) -> Self {
+        self.slow = true;
         self
     }
 
@@ -235,7 +247,7 @@ mod tests {
 
     #[test]
     fn every_cause_has_a_number_of_its_own() {
-        for code in 1..=13 {
+        for code in 1..=14 {
             assert_eq!(Cause::from_code(code).code(), code);
         }
         assert_eq!(Cause::from_code(200), Cause::Other);

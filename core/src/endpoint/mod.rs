@@ -12,6 +12,7 @@ pub use id::{ENDPOINT_ID_BYTES_MAX, EndpointId, InvalidEndpointId};
 
 use crate::delivery::{Cause, Nack};
 use crate::error::{Error, ErrorKind};
+use crate::rate::Rate;
 use crate::retry;
 use crate::route::{InvalidPattern, Pattern};
 use crate::sink::Sink;
@@ -25,13 +26,74 @@ pub const CONCURRENCY_DEFAULT: usize = 16;
 /// Most attempts under way that an endpoint may ask for.
 pub const CONCURRENCY_MAX: usize = 4096;
 
+/// Most calls that adaptive concurrency grows to unless the endpoint says otherwise.
+pub const ADAPTIVE_MAX_DEFAULT: usize = 256;
+
+/// How many attempts may be under way at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concurrency {
+    /// So many, 1 to 4096.
+    Fixed(usize),
+    /// From `min` up to `max`, 1 to 4096: more while answers come as quickly as usual, fewer after
+    /// timeouts and answers that ask for less.
+    Adaptive {
+        /// At least so many, and so many at first.
+        min: usize,
+        /// At most so many.
+        max: usize,
+    },
+}
+
+impl Concurrency {
+    /// At most so many.
+    pub fn max(self) -> usize {
+        match self {
+            Self::Fixed(calls) => calls,
+            Self::Adaptive { max, .. } => max,
+        }
+    }
+}
+
+/// When an endpoint that fails is left alone for a while: after `failures` attempts that failed in a
+/// row nothing is sent for `pause`; then a single delivery probes it, and while that fails too, the
+/// pause doubles up to `pause_max`. What is owed waits meanwhile and uses up no attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    pub(crate) failures: u32,
+    pub(crate) pause: Duration,
+    pub(crate) pause_max: Duration,
+}
+
+impl Breaker {
+    /// `failures`: at least 1; `pause`: at least 1 ms, at most `pause_max`, which is at most a day.
+    pub fn new(failures: u32, pause: Duration, pause_max: Duration) -> Self {
+        let pause_max = pause_max.clamp(Duration::from_millis(1), BREAKER_PAUSE_MAX);
+        let pause = pause.clamp(Duration::from_millis(1), pause_max);
+        Self { failures: failures.max(1), pause, pause_max }
+    }
+}
+
+/// Longest pause of a breaker.
+pub const BREAKER_PAUSE_MAX: Duration = Duration::from_hours(24);
+
+/// After 20 failures in a row; 10 s, up to 5 min.
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { failures: 20, pause: Duration::from_secs(10), pause_max: Duration::from_mins(5) }
+    }
+}
+
 /// How an endpoint is served. All values are checked by whoever makes one (config or builder).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     /// Longest time one attempt may take, connecting and reading the answer included. Default 10 s.
     pub timeout: Duration,
-    /// Most attempts under way at once, 1 to 4096. Default 16.
-    pub concurrency: usize,
+    /// Most attempts under way at once. Default 16.
+    pub concurrency: Concurrency,
+    /// Most deliveries in a time. Default: as many as its concurrency lets through.
+    pub rate: Option<Rate>,
+    /// When it is left alone for a while; `None`: never. Default: [`Breaker::default`].
+    pub breaker: Option<Breaker>,
     /// When failed attempts are made again.
     pub retry: retry::Policy,
 }
@@ -40,7 +102,9 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             timeout: TIMEOUT_DEFAULT,
-            concurrency: CONCURRENCY_DEFAULT,
+            concurrency: Concurrency::Fixed(CONCURRENCY_DEFAULT),
+            rate: None,
+            breaker: Some(Breaker::default()),
             retry: retry::Policy::default(),
         }
     }
@@ -188,7 +252,26 @@ impl EndpointBuilder {
 
     /// Sets how many attempts may be under way at once: 1 to 4096. Default 16.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
-        self.policy.concurrency = concurrency.clamp(1, CONCURRENCY_MAX);
+        self.policy.concurrency = Concurrency::Fixed(concurrency.clamp(1, CONCURRENCY_MAX));
+        self
+    }
+
+    /// Lets the number of attempts under way follow how well they go, within these bounds: 1 to 4096.
+    pub fn concurrency_between(mut self, min: usize, max: usize) -> Self {
+        let max = max.clamp(1, CONCURRENCY_MAX);
+        self.policy.concurrency = Concurrency::Adaptive { min: min.clamp(1, max), max };
+        self
+    }
+
+    /// Sets the most deliveries in a time. Default: no bound.
+    pub fn rate(mut self, rate: Rate) -> Self {
+        self.policy.rate = Some(rate);
+        self
+    }
+
+    /// Sets when it is left alone for a while; `None`: never.
+    pub fn breaker(mut self, breaker: Option<Breaker>) -> Self {
+        self.policy.breaker = breaker;
         self
     }
 

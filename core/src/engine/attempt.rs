@@ -7,11 +7,13 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use crate::clock::Clock;
+use super::Shared;
 use crate::delivery::{
     AttemptRecord, Cause, DeadReason, Decision, MESSAGE_BYTES_MAX, Nack, Outcome, decide,
 };
 use crate::endpoint::{Endpoint, Gone};
+use crate::lane::Lane;
+use crate::refresh::Refreshes;
 use crate::sink::Attempt;
 use crate::store::{Lease, Settlement};
 use crate::time::Timestamp;
@@ -23,10 +25,12 @@ const TIMEOUT_GRACE: Duration = Duration::from_millis(250);
 /// Makes one attempt for each lease: one call into the sink. Always returns one settlement for each
 /// lease, in order, whatever the sink does.
 pub(super) async fn attempt(
+    shared: &Shared,
+    lane: &Lane,
     endpoint: &Endpoint,
     leases: Vec<Lease>,
-    clock: &dyn Clock,
 ) -> Vec<Settlement> {
+    let clock = &*shared.clock;
     let started = clock.now();
     let mut settlements = Vec::with_capacity(leases.len());
     let mut batch = Vec::with_capacity(leases.len());
@@ -55,7 +59,7 @@ pub(super) async fn attempt(
         return settlements;
     }
     let clock_started = Instant::now();
-    let outcomes = call(endpoint, &batch).await;
+    let outcomes = call(endpoint, &shared.refreshes, &batch).await;
     let took = clock_started.elapsed();
     let ended = clock.now();
     let reported = outcomes.len();
@@ -77,11 +81,18 @@ pub(super) async fn attempt(
             &outcome,
             attempt.number,
             &endpoint.policy.retry,
+            attempt.event.time(),
             attempt.event.expires_at(),
             ended,
             clock.random(),
         );
         log(&attempt, &outcome, decision, took);
+        let policy = &endpoint.policy;
+        let paused = lane.pace().ended(policy, &outcome, took, Instant::now());
+        if let Some(pause) = paused {
+            tracing::info!(endpoint = %endpoint.id, ?pause, "lane pauses, then tries a single delivery");
+        }
+        shared.desk.attempted(endpoint, lane.failures(), &attempt, &outcome, decision, ended);
         settlements.push(Settlement {
             delivery: attempt.delivery,
             fence,
@@ -102,7 +113,7 @@ pub(super) fn says_gone(settlement: &Settlement, now: Timestamp) -> Option<Gone>
 }
 
 /// Calls the sink within the timeout; a panic or a timeout counts for every delivery of the batch.
-async fn call(endpoint: &Endpoint, batch: &[Attempt]) -> Vec<Outcome> {
+async fn call(endpoint: &Endpoint, refreshes: &Refreshes, batch: &[Attempt]) -> Vec<Outcome> {
     let first = &batch[0];
     let span = tracing::debug_span!(
         "attempt",
@@ -114,7 +125,7 @@ async fn call(endpoint: &Endpoint, batch: &[Attempt]) -> Vec<Outcome> {
     // Wrapped while it is made too: the body of a hand-written `deliver` may panic before its future
     // exists. A sink that panicked is called again: its state is its own responsibility, and the
     // alternative is never to deliver.
-    let guarded = AssertUnwindSafe(async { endpoint.sink.deliver(batch).await }).catch_unwind();
+    let guarded = AssertUnwindSafe(refreshed(endpoint, refreshes, batch)).catch_unwind();
     let timed =
         tokio::time::timeout(endpoint.policy.timeout + TIMEOUT_GRACE, guarded.instrument(span));
     let nack = match timed.await {
@@ -130,6 +141,29 @@ async fn call(endpoint: &Endpoint, batch: &[Attempt]) -> Vec<Outcome> {
         ),
     };
     vec![Err(nack); batch.len()]
+}
+
+/// Has what is to be refreshed refreshed, and hands the batch to the sink without what could not be.
+async fn refreshed(endpoint: &Endpoint, refreshes: &Refreshes, batch: &[Attempt]) -> Vec<Outcome> {
+    if !batch.iter().any(|attempt| refreshes.are_for(attempt)) {
+        return endpoint.sink.deliver(batch).await;
+    }
+    let mut ready = Vec::with_capacity(batch.len());
+    let mut failed = Vec::with_capacity(batch.len());
+    let renew = batch.iter().map(|attempt| refreshes.apply(attempt.clone()));
+    for renewed in futures_util::future::join_all(renew).await {
+        failed.push(match renewed {
+            Ok(attempt) => {
+                ready.push(attempt);
+                None
+            }
+            Err(nack) => Some(nack),
+        });
+    }
+    let outcomes = if ready.is_empty() { Vec::new() } else { endpoint.sink.deliver(&ready).await };
+    let mut outcomes = outcomes.into_iter();
+    // Ends where the sink's outcomes do: those that are missing are the caller's to tell of.
+    failed.into_iter().map_while(|nack| nack.map(Err).or_else(|| outcomes.next())).collect()
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -20,10 +20,12 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::alert::Desk;
 use crate::clock::SharedClock;
 use crate::endpoint::{Endpoint, EndpointId, Hold};
 use crate::error::{Error, ErrorKind};
 use crate::lane::{Lane, Retired};
+use crate::refresh::Refreshes;
 use crate::store::{Backlog, Store};
 use crate::time::Timestamp;
 use guarded::Guarded;
@@ -55,6 +57,8 @@ pub(crate) struct Shared {
     /// Whether other processes may use the store: [`Capabilities::shared`](crate::store::Capabilities::shared).
     has_peers: bool,
     pub(crate) clock: SharedClock,
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) refreshes: Refreshes,
     /// One permit for each call into a sink, bus-wide.
     pub(crate) permits: Arc<Semaphore>,
     /// Most permits that one lane may hold, so that one whose receiver hangs leaves some.
@@ -109,6 +113,16 @@ impl Shared {
     }
 }
 
+/// What an engine is told when it starts.
+pub(crate) struct Setup {
+    /// Most calls into sinks at once.
+    pub(crate) in_flight_max: usize,
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) refreshes: Refreshes,
+    /// Whether it delivers and goes on with replays.
+    pub(crate) delivers: bool,
+}
+
 /// A running engine.
 pub(crate) struct Engine {
     shared: Arc<Shared>,
@@ -122,10 +136,10 @@ impl Engine {
     pub(crate) async fn start(
         store: Arc<dyn Store>,
         clock: SharedClock,
-        in_flight_max: usize,
         endpoints: Vec<Endpoint>,
-        delivers: bool,
+        setup: Setup,
     ) -> Result<Self, Error> {
+        let Setup { in_flight_max, desk, refreshes, delivers } = setup;
         let mut records = hold::load(&*store).await?;
         let mut touched = Vec::new();
         let (notes, inbox) = mpsc::channel(NOTES_MAX);
@@ -143,6 +157,8 @@ impl Engine {
             replays: Replays::new(clock.random()),
             noting: tokio::sync::Mutex::new(()),
             clock,
+            desk,
+            refreshes,
             permits: Arc::new(Semaphore::new(in_flight_max)),
             lane_permits_max: in_flight_max.div_ceil(2),
             notes,
@@ -235,9 +251,30 @@ impl Engine {
         self.shared.lanes().values().map(|lane| lane.serving().endpoint.clone()).collect()
     }
 
+    /// Is cancelled when the engine stops.
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.shared.stop_claiming.clone()
+    }
+
+    /// Runs a task that ends when the engine stops; stopping waits for it.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.shared.tasks.spawn(task);
+    }
+
+    /// The name of an endpoint that is served.
+    pub(crate) fn name(&self, id: &EndpointId) -> Option<String> {
+        self.shared.lane(id).map(|lane| lane.serving().endpoint.name.to_string())
+    }
+
     /// Whether the endpoint's deliveries are attempted; `None` where it is not configured.
     pub(crate) fn is_open(&self, id: &EndpointId) -> Option<bool> {
         self.shared.lane(id).map(|lane| lane.is_open())
+    }
+
+    /// Until when nothing is started at the endpoint, because its receiver failed or asked for it.
+    pub(crate) fn paused_until(&self, id: &EndpointId) -> Option<Timestamp> {
+        let until = self.shared.lane(id)?.paused_until()?;
+        Some(self.shared.clock.now().after(until - tokio::time::Instant::now()))
     }
 
     /// Why the endpoint's deliveries are not attempted.

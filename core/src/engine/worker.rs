@@ -14,7 +14,7 @@ use super::permit::PermitQueue;
 use super::{LEASE, LEASE_TICK, LookAt, SLEEP_MAX, STORE_WAIT_MAX, STORE_WAIT_MIN, Shared, hold};
 use crate::delivery::{Decision, DeliveryId};
 use crate::error::{Error, ErrorKind};
-use crate::lane::{Lane, Serving};
+use crate::lane::{Lane, May, Serving};
 use crate::store::{Fence, Lease, Next, Settled, Settlement};
 use crate::time::Timestamp;
 
@@ -87,15 +87,29 @@ impl Worker {
                 && !shared.stop_claiming.is_cancelled()
                 && self.store_asks_again.is_none();
             let serving = lane.serving();
-            let calls_max = serving.endpoint.policy.concurrency.min(shared.lane_permits_max);
-            let free = calls_max.saturating_sub(self.calls.len());
-            let wants = may_claim && free > 0 && self.is_due(next);
+            let calls = self.calls.len();
+            let free = self.free(&serving);
+            let may = if may_claim && free > 0 && self.is_due(next) {
+                let policy = &serving.endpoint.policy;
+                let wanted = free.saturating_mul(serving.batch_max);
+                lane.pace().may(policy, wanted, calls, Instant::now())
+            } else {
+                May::AfterACall
+            };
+            let (wants, deliveries) = match may {
+                May::Claim(most) => (true, most),
+                _ => (false, 0),
+            };
+            let not_before = match may {
+                May::NotBefore(at) => Some(at),
+                _ => None,
+            };
             if !wants {
                 // A permit is not kept while waiting for something else.
                 permit = None;
                 queue.leave();
             } else if let Some(first) = permit.take().or_else(|| queue.try_acquire()) {
-                next = self.claim(&serving, first, free).await;
+                next = self.claim(&serving, first, free, deliveries).await;
                 continue;
             }
 
@@ -105,6 +119,11 @@ impl Worker {
                 && !self.is_gone_unnoted;
             if has_ended && !wants && self.store_asks_again.is_none() {
                 if lane.try_idle() {
+                    let next = match not_before {
+                        // What is due waits for the lane's pace.
+                        Some(at) => Next::At(shared.clock.now().after(at - Instant::now())),
+                        None => next,
+                    };
                     return self.leave(next).await;
                 }
                 // Woken meanwhile: look once more with fresh eyes.
@@ -114,7 +133,7 @@ impl Worker {
             }
             drop(serving);
 
-            let sleep_until = match (self.store_asks_again, next) {
+            let sleep_until = match (self.store_asks_again.or(not_before), next) {
                 (Some(at), _) => Some(at),
                 // What is due waits for a permit; a timer of no time would make it spin.
                 (None, Next::At(at)) if may_claim && free > 0 && !wants => {
@@ -140,6 +159,12 @@ impl Worker {
         }
     }
 
+    /// Further calls that may be under way.
+    fn free(&self, serving: &Serving) -> usize {
+        let calls_max = self.lane.pace().calls_max(&serving.endpoint.policy);
+        calls_max.min(self.shared.lane_permits_max).saturating_sub(self.calls.len())
+    }
+
     fn is_due(&self, next: Next) -> bool {
         match next {
             Next::Now => true,
@@ -148,23 +173,26 @@ impl Worker {
         }
     }
 
-    /// Claims for at most `free` calls and starts them.
+    /// Claims at most so many `deliveries` for at most `free` calls and starts them.
     async fn claim(
         &mut self,
         serving: &Arc<Serving>,
         first: OwnedSemaphorePermit,
         free: usize,
+        deliveries: usize,
     ) -> Next {
         let shared = Arc::clone(&self.shared);
         let batch_max = serving.batch_max;
         // As many further permits as are free right now; waiting for more would let calls idle.
         let mut permits = vec![first];
+        let free = free.min(deliveries.div_ceil(batch_max));
         while permits.len() < free
             && let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned()
         {
             permits.push(permit);
         }
         let max = permits.len().saturating_mul(batch_max).min(CLAIM_MAX.max(batch_max));
+        let max = max.min(deliveries);
         let now = shared.clock.now();
         if self.leases_until <= now && !self.under_way.is_empty() {
             // The clock has jumped past the leases of what is under way here: without this, the
@@ -190,6 +218,8 @@ impl Worker {
             }
         };
         self.store_wait = STORE_WAIT_MIN;
+        let policy = &serving.endpoint.policy;
+        self.lane.pace().took(policy, claim.leases.len(), Instant::now());
         if let Some(first) = claim.leases.first() {
             span.record("event", tracing::field::display(first.event.id()));
         }
@@ -206,9 +236,9 @@ impl Worker {
 
     fn start(&mut self, serving: Arc<Serving>, batch: Vec<Lease>, permit: OwnedSemaphorePermit) {
         let leases = batch.iter().map(|lease| (lease.delivery.clone(), lease.fence)).collect();
-        let shared = Arc::clone(&self.shared);
+        let (shared, lane) = (Arc::clone(&self.shared), Arc::clone(&self.lane));
         let call = self.calls.spawn(async move {
-            let settlements = attempt(&serving.endpoint, batch, &*shared.clock).await;
+            let settlements = attempt(&shared, &lane, &serving.endpoint, batch).await;
             drop(permit);
             (serving, settlements)
         });
@@ -220,8 +250,11 @@ impl Worker {
             Ok((id, (serving, settlements))) => {
                 self.under_way.remove(&id);
                 let gone = settlements.iter().find_map(|it| says_gone(it, self.shared.clock.now()));
-                if gone.is_some_and(|gone| self.lane.set_gone(&serving, gone)) {
+                if let Some(gone) = gone
+                    && self.lane.set_gone(&serving, gone.clone())
+                {
                     self.is_gone_unnoted = true;
+                    self.shared.desk.gone(&serving.endpoint, &gone);
                     let endpoint = self.lane.id();
                     tracing::warn!(%endpoint, "endpoint disabled: its receiver wants nothing any more");
                 }

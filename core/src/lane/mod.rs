@@ -3,12 +3,18 @@
 //! A lane is plain state. A task serves it only while it has something in flight or to claim; an
 //! idle lane costs its bytes and nothing else.
 
+mod pace;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+pub use pace::PAUSE_ASKED_MAX;
+pub(crate) use pace::{May, Pace};
 
 use crate::endpoint::{Endpoint, EndpointId, Gone, Hold};
 use crate::sink::Sink;
@@ -66,6 +72,9 @@ pub(crate) struct Lane {
     is_gone: AtomicBool,
     /// Set while the endpoint is not configured.
     is_removed: AtomicBool,
+    /// Attempts that failed in a row, not counting those of alerts.
+    failures: AtomicU32,
+    pace: Mutex<Pace>,
     task: AtomicU8,
     woken: Notify,
 }
@@ -88,6 +97,8 @@ impl Lane {
             is_gone: AtomicBool::new(gone.is_some()),
             gone: Mutex::new(gone),
             is_removed: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
+            pace: Mutex::default(),
             task: AtomicU8::new(IDLE),
             woken: Notify::new(),
         }
@@ -109,6 +120,11 @@ impl Lane {
         let is_same_sink = Arc::ptr_eq(&old.endpoint.sink, &endpoint.sink);
         let is_touched = !is_same_sink || old.endpoint.enabled != endpoint.enabled;
         let retired = if is_same_sink { None } else { self.retire() };
+        if !is_same_sink {
+            // What the former receiver could take says nothing about this one.
+            *self.pace() = Pace::default();
+            self.failures.store(0, Ordering::Relaxed);
+        }
         self.serving.store(Arc::new(Serving::new(endpoint, in_use)));
         // A receiver that has said "gone" stays gone until somebody touches this endpoint. Cleared
         // after the new one serves, so that a late answer of the old one cannot set it again.
@@ -197,6 +213,21 @@ impl Lane {
         self.serving.load().endpoint.enabled
             && !self.is_gone.load(Ordering::Acquire)
             && !self.is_removed.load(Ordering::Acquire)
+    }
+
+    /// Attempts that failed in a row, not counting those of alerts.
+    pub(crate) fn failures(&self) -> &AtomicU32 {
+        &self.failures
+    }
+
+    /// How fast it may go.
+    pub(crate) fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// Until when it starts nothing, because its receiver failed or asked for it.
+    pub(crate) fn paused_until(&self) -> Option<Instant> {
+        self.pace().paused_until(Instant::now())
     }
 
     /// Whether a task serves it, or is about to.

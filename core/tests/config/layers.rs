@@ -40,7 +40,9 @@ format = "cloudevents-binary"
 connect_timeout = "3s"
 timeout = "1m 30s"
 concurrency = 3
-retry = { schedule = ["1s", "2m"], jitter = 1 }
+rate = "100/s"
+breaker = { failures = 7, pause = "1s", pause_max = "1m" }
+retry = { schedule = ["1s", "2m"], jitter = 1, max_age = "3d" }
 order = "none"
 
 [[endpoints]]
@@ -55,16 +57,23 @@ sink = "print"
 [defaults]
 timeout = "5s"
 concurrency = 2
+rate = "30/m"
+breaker = false
 order = "none"
 format = "standard"
 connect_timeout = "1s"
 headers = { x-default = "yes" }
 secrets = ["three"]
 rotate = { keep = 9 }
-retry = { schedule = [], jitter = 0.25 }
+retry = { first = "1s", factor = 3, max = "1h", attempts = 5, max_age = "1d", jitter = 0.25 }
 
 [network]
 allow = ["127.0.0.0/8", "::1"]
+
+[alerts]
+failing_after = 3
+backlog_events = 500
+interval = "5m"
 
 [server]
 listen = "[::1]:0"
@@ -105,7 +114,9 @@ fn as_json() -> Value {
                 "connect_timeout": "3s",
                 "timeout": "1m 30s",
                 "concurrency": 3,
-                "retry": { "schedule": ["1s", "2m"], "jitter": 1 },
+                "rate": "100/s",
+                "breaker": { "failures": 7, "pause": "1s", "pause_max": "1m" },
+                "retry": { "schedule": ["1s", "2m"], "jitter": 1, "max_age": "3d" },
                 "order": "none",
             },
             {
@@ -119,15 +130,21 @@ fn as_json() -> Value {
         "defaults": {
             "timeout": "5s",
             "concurrency": 2,
+            "rate": "30/m",
+            "breaker": false,
             "order": "none",
             "format": "standard",
             "connect_timeout": "1s",
             "headers": { "x-default": "yes" },
             "secrets": ["three"],
             "rotate": { "keep": 9 },
-            "retry": { "schedule": [], "jitter": 0.25 },
+            "retry": {
+                "first": "1s", "factor": 3, "max": "1h", "attempts": 5,
+                "max_age": "1d", "jitter": 0.25,
+            },
         },
         "network": { "allow": ["127.0.0.0/8", "::1"] },
+        "alerts": { "failing_after": 3, "backlog_events": 500, "interval": "5m" },
         "server": {
             "listen": "[::1]:0",
             "tokens": [
@@ -182,10 +199,18 @@ fn the_sample_has_every_key() {
     assert_eq!(keys(&sample["bus"]["memory"]), properties(&definitions["Memory"]));
     assert_eq!(keys(&sample["bus"]["backlog"]), properties(&definitions["Backlog"]));
     assert_eq!(keys(&sample["network"]), properties(&definitions["Network"]));
+    assert_eq!(keys(&sample["alerts"]), properties(&definitions["Alerts"]));
     assert_eq!(keys(&sample["server"]), properties(&definitions["Server"]));
     assert_eq!(keys(&sample["server"]["tokens"][0]), properties(&definitions["Token"]));
     assert_eq!(keys(&sample["defaults"]), properties(&schema["properties"]["defaults"]));
-    assert_eq!(keys(&sample["defaults"]["retry"]), properties(&definitions["Retry"]));
+    let retries = [&sample["defaults"]["retry"], &sample["endpoints"][0]["retry"]];
+    let retries: BTreeSet<String> = retries.into_iter().flat_map(keys).collect();
+    assert_eq!(retries, properties(&definitions["Retry"]));
+    let breaker = &sample["endpoints"][0]["breaker"];
+    assert_eq!(
+        keys(breaker),
+        properties(&schema["properties"]["defaults"]["properties"]["breaker"])
+    );
     let branches = schema["properties"]["endpoints"]["items"]["oneOf"].as_array().unwrap();
     let all: BTreeSet<String> = branches.iter().flat_map(properties).collect();
     let sample: BTreeSet<String> =

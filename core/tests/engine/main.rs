@@ -1,5 +1,6 @@
-//! The engine through the bus, in paused time. Each module beside `basics` began with a bug.
+//! The engine through the bus, in paused time. Most modules began with a bug.
 
+mod alerts;
 mod basics;
 mod batch_max_panics;
 mod clock_jump;
@@ -8,6 +9,8 @@ mod faulty_store;
 mod gone_after_replace;
 mod gone_restart;
 mod in_flight;
+mod pace;
 mod permits;
 mod readded;
+mod refresh;
 mod set_endpoints_dropped;

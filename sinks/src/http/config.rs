@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::client::{
     CONNECT_TIMEOUT_DEFAULT, CONNECTIONS_IDLE_MAX_DEFAULT, Options, RESPONSE_BYTES_MAX_DEFAULT,
 };
+use super::permanent::Statuses;
 use super::request::{Format, Template};
 use super::target::Target;
 
@@ -31,6 +32,9 @@ pub const SOURCE_BYTES_MAX: usize = 2 << 10;
 pub const RESPONSE_BYTES_MAX_MAX: usize = 16 << 20;
 /// Largest `connections_idle_max` that may be asked for.
 pub const CONNECTIONS_IDLE_MAX_MAX: u32 = 4096;
+
+/// Most entries of `permanent`.
+pub const PERMANENT_MAX: usize = 64;
 
 /// The keys of an HTTP endpoint beside the common ones. `Debug` shows no secret.
 #[derive(Clone, Deserialize, JsonSchema)]
@@ -59,8 +63,15 @@ pub struct HttpSettings {
     /// endpoint's timeout holds for the whole attempt.
     #[serde(default = "connect_timeout_default")]
     pub connect_timeout: HumanDuration,
-    /// How much of an answer is read, 0 to 16 MiB; a longer one is cut there and its connection
-    /// closed. The first 4 KiB are kept with the attempt.
+    /// Statuses after which a delivery is dead at once, instead of being tried again: codes from
+    /// 300 to 599 and the classes "3xx", "4xx" and "5xx"; at most 64. A class leaves out 408, 425,
+    /// 429 and 503, which ask for another try. 410 disables the endpoint in any case. Default:
+    /// none.
+    #[serde(default)]
+    #[schemars(extend("examples" = [[400, 422], ["4xx"]]))]
+    pub permanent: Vec<Statuses>,
+    /// How much of an answer is read, 0 to 16 MiB, before and after decoding; a longer one is cut
+    /// there and its connection closed. The first 4 KiB are kept with the attempt.
     #[serde(default = "response_bytes_max_default")]
     pub response_bytes_max: ByteSize,
     /// Most idle connections that are kept, 0 to 4096, each for 30 seconds; raise it along with
@@ -94,6 +105,7 @@ impl fmt::Debug for HttpSettings {
             .field("format", &self.format)
             .field("source", &self.source)
             .field("connect_timeout", &self.connect_timeout)
+            .field("permanent", &self.permanent)
             .field("response_bytes_max", &self.response_bytes_max)
             .field("connections_idle_max", &self.connections_idle_max)
             .finish()
@@ -110,6 +122,7 @@ impl HttpSettings {
             format: Format::default(),
             source: source_default(),
             connect_timeout: connect_timeout_default(),
+            permanent: Vec::new(),
             response_bytes_max: response_bytes_max_default(),
             connections_idle_max: connections_idle_max_default(),
         }
@@ -145,6 +158,7 @@ impl HttpSettings {
             Some(target) if problems.is_empty() => Ok(Checked {
                 template: Template::new(target.head(), self.format, &self.source, keys, headers),
                 target,
+                permanent: self.permanent.clone(),
                 options: Options::new(context.network.clone())
                     .connect_timeout(self.connect_timeout.0)
                     .response_bytes_max(self.response_bytes_max.0 as usize)
@@ -278,6 +292,13 @@ impl HttpSettings {
             );
             problems.push(Problem::new("connect_timeout", message));
         }
+        if self.permanent.len() > PERMANENT_MAX {
+            let found = self.permanent.len();
+            problems.push(Problem::new(
+                "permanent",
+                format!("expected at most {PERMANENT_MAX} statuses, found {found}"),
+            ));
+        }
         if self.response_bytes_max.0 > RESPONSE_BYTES_MAX_MAX as u64 {
             let message = format!(
                 "expected at most {}, found {}",
@@ -313,6 +334,7 @@ impl HttpSettings {
 /// Settings without a problem.
 pub(super) struct Checked {
     pub(super) target: Target,
+    pub(super) permanent: Vec<Statuses>,
     pub(super) options: Options,
     pub(super) template: Template,
 }

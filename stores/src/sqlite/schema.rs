@@ -1,10 +1,10 @@
 //! Opening a connection to the tables, which are made, or brought to this build's version.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postrider::{Error, ErrorKind};
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use super::{error, tables};
 
@@ -47,7 +47,9 @@ pub(super) fn open(path: &Path, busy_timeout: Duration) -> Result<Connection, Er
 
 fn configure(connection: &Connection, busy_timeout: Duration) -> rusqlite::Result<String> {
     connection.busy_timeout(busy_timeout)?;
-    let mode = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    let mode = while_busy(busy_timeout, || {
+        connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+    })?;
     // Each commit is synced. A mix with unsynced commits would be faster and wrong: after a failed
     // sync the kernel forgets which pages it lost, and a later sync that succeeds would vouch for a
     // log with a hole.
@@ -58,6 +60,28 @@ fn configure(connection: &Connection, busy_timeout: Duration) -> rusqlite::Resul
         |_| Ok(()),
     )?;
     Ok(mode)
+}
+
+/// Tries again while somebody else holds the database, for what SQLite gives up at once whatever its
+/// busy timeout: where two processes change the journal mode of one new file, waiting under a read lock
+/// would be a deadlock.
+fn while_busy<T>(
+    busy_timeout: Duration,
+    mut call: impl FnMut() -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let started = Instant::now();
+    loop {
+        match call() {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && started.elapsed() < busy_timeout =>
+            {
+                std::thread::sleep(PAUSE);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Makes the tables where they are missing and changes those of an older version; returns their

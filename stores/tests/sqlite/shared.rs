@@ -41,6 +41,19 @@ async fn announces_what_another_store_brings() {
     assert_eq!(settle(&two, &taken[0], Decision::Delivered).await, Settled::Applied);
 }
 
+/// SQLite gives the change of a new file's journal mode up at once, whatever its busy timeout.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_new_file_may_be_opened_by_many_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..30 {
+        let path = folder.path().join(format!("{round}.db"));
+        let opening = (0..8).map(|_| tokio::spawn(SqliteStore::open(path.clone())));
+        for store in opening.collect::<Vec<_>>() {
+            store.await.unwrap().unwrap().close().await.unwrap();
+        }
+    }
+}
+
 /// Claims and settles until nothing is owed to `a`; what it delivered.
 async fn drain(store: &SqliteStore, mut delivered: impl FnMut(String)) {
     loop {

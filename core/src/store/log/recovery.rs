@@ -201,6 +201,8 @@ pub(super) struct Replay<'a> {
     named: u32,
     /// Deliveries that were tried. By event here, as settlements name them; by time afterwards.
     pub(super) waiting: HashMap<(u32, u64), (Timestamp, Tried)>,
+    /// The first event of the last segment.
+    newest_base: u64,
     /// Ids of events below it are too many to be remembered.
     remember_from: u64,
     /// The events of a batch whose last one was not read yet.
@@ -239,6 +241,7 @@ impl<'a> Replay<'a> {
             endpoints: Vec::new(),
             named: 0,
             waiting: HashMap::new(),
+            newest_base: 0,
             remember_from: 0,
             batch: Vec::new(),
             start: None,
@@ -252,8 +255,8 @@ impl<'a> Replay<'a> {
         last_number: u32,
     ) -> io::Result<()> {
         self.recovery.segments = headers.len();
-        let newest = headers.last().map_or(0, |(header, _)| header.base);
-        self.remember_from = newest.saturating_sub(DEDUP_IDS_MAX as u64);
+        self.newest_base = headers.last().map_or(0, |(header, _)| header.base);
+        self.remember_from = self.newest_base.saturating_sub(DEDUP_IDS_MAX as u64);
         self.state.tail.place.segment = last_number;
         let loads: HashMap<u32, Load> = checkpoint
             .iter()
@@ -313,11 +316,10 @@ impl<'a> Replay<'a> {
         if is_whole {
             segment.drop_prints();
         }
-        if base + prints.len() as u64 > self.remember_from {
-            self.state.dedup.reserve(prints.len());
-            for (event, print) in (base..).zip(&prints).filter(|(_, print)| **print != 0) {
-                self.state.dedup.insert(*print, event);
-            }
+        let end = base + prints.len() as u64;
+        if end > self.remember_from {
+            let more = self.newest_base.saturating_sub(end).min(DEDUP_IDS_MAX as u64) as usize;
+            self.state.dedup.extend(base, &prints, more);
         }
         if !is_whole {
             self.segment(number).prints = prints;

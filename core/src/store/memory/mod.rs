@@ -345,7 +345,7 @@ impl Store for MemoryStore {
         self.lock().find(query, page)
     }
 
-    async fn stats(&self, _now: Timestamp) -> Result<Vec<EndpointStats>, Error> {
+    async fn stats(&self) -> Result<Vec<EndpointStats>, Error> {
         let inner = self.lock();
         inner.check_open()?;
         let stats = inner.lanes.iter().filter_map(|(endpoint, lane)| {

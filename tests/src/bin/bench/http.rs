@@ -6,6 +6,7 @@
 //! tells a stale connection from a failure, and says what the answer means. Through the whole bus,
 //! publishing, claiming and settling come on top.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,17 +17,18 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use postrider::clock::{Clock as _, SystemClock};
-use postrider::config::NetworkPolicy;
+use postrider::config::{NetworkPolicy, Secret};
 use postrider::delivery::DeliveryId;
 use postrider::event::Envelope;
 use postrider::sink::{Attempt, CheckContext, Sink as _};
-use postrider::store::{MemoryStore, WhenFull};
+use postrider::store::{LogStore, MemoryStore, WhenFull};
 use postrider::{Bus, Endpoint, EndpointId};
 use postrider_sinks::http::{HttpSettings, HttpSink};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::measure::{Side, Stopwatch, Took, alternate};
+use crate::nginx::Nginx;
 use crate::payload::{Match, envelopes, matches};
 use crate::receiver::{Received, Receiver};
 use crate::report::{Goal, Report};
@@ -61,7 +63,8 @@ pub(crate) async fn run(report: &mut Report, scale: Scale, seed: u64) -> Result<
         limit.slice().await?;
         let each = each(before, receiver.received()?, posts)?;
 
-        let mut subject = Deliver::open(receiver.port, connections, posts, seed)?;
+        let settings = HttpSettings::new(url(receiver.port));
+        let mut subject = Deliver::open(&settings, connections, posts, seed)?;
         let before = receiver.received()?;
         let pairs = alternate(scale, &mut subject, &mut limit).await?;
         check(before, receiver.received()?, (scale.pairs + 1) * 2, each)?;
@@ -69,7 +72,7 @@ pub(crate) async fn run(report: &mut Report, scale: Scale, seed: u64) -> Result<
         report.rate("http", &case("Sink::deliver"), "1000/s", kilo, &pairs, None);
         report.cpu("http", &case("Sink::deliver"), posts, &pairs, None);
 
-        let mut subject = ThroughBus::open(receiver.port, connections, posts, seed).await?;
+        let mut subject = ThroughBus::open(receiver.port, None, connections, posts, seed).await?;
         let before = receiver.received()?;
         let pairs = alternate(scale, &mut subject, &mut limit).await?;
         check(before, receiver.received()?, (scale.pairs + 1) * 2, each)?;
@@ -77,6 +80,53 @@ pub(crate) async fn run(report: &mut Report, scale: Scale, seed: u64) -> Result<
         report.rate("http", &case("whole bus"), "1000/s", kilo, &pairs, goal);
         report.cpu("http", &case("whole bus"), posts, &pairs, None);
     }
+    signed(report, scale, seed, &receiver).await?;
+    durable(report, scale, seed).await
+}
+
+const CONNECTIONS_MAX: usize = 64;
+
+/// What a signature costs, beside the same without.
+async fn signed(
+    report: &mut Report,
+    scale: Scale,
+    seed: u64,
+    receiver: &Receiver,
+) -> Result<(), Failure> {
+    let posts = POSTS / scale.divisor;
+    let mut settings = HttpSettings::new(url(receiver.port));
+    let mut plain = Deliver::open(&settings, CONNECTIONS_MAX, posts, seed)?;
+    settings.secrets = vec![Secret::new("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")];
+    let mut signed = Deliver::open(&settings, CONNECTIONS_MAX, posts, seed)?;
+    let pairs = alternate(scale, &mut signed, &mut plain).await?;
+    plain.sink.close().await?;
+    signed.sink.close().await?;
+    let goal = Some(Goal::AtMost(1.1));
+    report.cpu("http", "Sink::deliver, signed, beside unsigned", posts, &pairs, goal);
+    Ok(())
+}
+
+/// Everything on: a log with a sync before each receipt, and a receiver that answers at once.
+async fn durable(report: &mut Report, scale: Scale, seed: u64) -> Result<(), Failure> {
+    let Some(nginx) = Nginx::start()? else {
+        println!("  SKIPPED whole bus to nginx: nginx is missing. Type: cargo xtask setup");
+        return Ok(());
+    };
+    let posts = POSTS / scale.divisor;
+    let folder = tempfile::tempdir()?;
+    let mut limit = Limit::open(nginx.port, CONNECTIONS_MAX, posts, seed).await?;
+    let log = Some(folder.path());
+    let mut subject = ThroughBus::open(nginx.port, log, CONNECTIONS_MAX, posts, seed).await?;
+    let before = nginx.requests()?;
+    let pairs = alternate(scale, &mut subject, &mut limit).await?;
+    subject.bus.shutdown(WAIT_MAX).await?;
+    let (sent, came) = ((scale.pairs + 1) * 2 * posts, nginx.requests()? - before - 1);
+    if came != sent as u64 {
+        return Err(format!("count: {sent} requests sent, nginx counted {came}").into());
+    }
+    let case = format!("whole bus, log, nginx, {CONNECTIONS_MAX} connections");
+    report.rate("http", &case, "1000/s", posts as f64 / 1e3, &pairs, Some(Goal::AtLeast(0.8)));
+    report.cpu("http", &case, posts, &pairs, None);
     Ok(())
 }
 
@@ -114,11 +164,11 @@ fn events(seed: u64) -> Vec<Match> {
     matches(256, seed)
 }
 
-fn sink(port: u16) -> Result<HttpSink, Failure> {
+fn sink(settings: &HttpSettings) -> Result<HttpSink, Failure> {
     let network = NetworkPolicy::public_only().allow("127.0.0.0/8")?;
     let id: EndpointId = "bench".parse()?;
     let context = CheckContext::new(&id, "bench", &network);
-    Ok(HttpSink::new(&HttpSettings::new(url(port)), &context)?)
+    Ok(HttpSink::new(settings, &context)?)
 }
 
 /// A bare client: one task for each connection.
@@ -204,14 +254,19 @@ struct Deliver {
 }
 
 impl Deliver {
-    fn open(port: u16, connections: usize, posts: usize, seed: u64) -> Result<Self, Failure> {
+    fn open(
+        settings: &HttpSettings,
+        connections: usize,
+        posts: usize,
+        seed: u64,
+    ) -> Result<Self, Failure> {
         let endpoint: EndpointId = "bench".parse()?;
         let attempts = envelopes(&events(seed))?.into_iter().map(|event| {
             let delivery = DeliveryId::new(endpoint.clone(), event.id().clone());
             Attempt::new(delivery, event, 1, SystemClock.now(), WAIT_MAX)
         });
         let attempts = Arc::new(attempts.collect());
-        Ok(Self { sink: Arc::new(sink(port)?), attempts, connections, posts })
+        Ok(Self { sink: Arc::new(sink(settings)?), attempts, connections, posts })
     }
 }
 
@@ -245,15 +300,29 @@ struct ThroughBus {
     acks: Arc<Acks>,
     events: Vec<Match>,
     posts: usize,
+    /// Events of one call of `publish_all`; 1: `publish`.
+    batch: usize,
 }
 
 impl ThroughBus {
-    async fn open(port: u16, connections: usize, posts: usize, seed: u64) -> Result<Self, Failure> {
-        let (sink, acks) = Counted::new(sink(port)?);
-        let store = MemoryStore::builder().events_max(10_000).when_full(WhenFull::Wait).build();
+    /// On a log in `folder`, to which it publishes in batches; or in memory, one by one.
+    async fn open(
+        port: u16,
+        folder: Option<&Path>,
+        connections: usize,
+        posts: usize,
+        seed: u64,
+    ) -> Result<Self, Failure> {
+        let (sink, acks) = Counted::new(sink(&HttpSettings::new(url(port)))?);
         let endpoint = Endpoint::builder("bench", sink).concurrency(connections).build();
-        let bus = Bus::builder().endpoint(endpoint).store(store).open().await?;
-        Ok(Self { bus, acks, events: events(seed), posts })
+        let builder = Bus::builder().endpoint(endpoint);
+        let (builder, batch) = if let Some(folder) = folder {
+            (builder.store(LogStore::builder(folder.join("log")).open().await?), 500)
+        } else {
+            let store = MemoryStore::builder().events_max(10_000).when_full(WhenFull::Wait);
+            (builder.store(store.build()), 1)
+        };
+        Ok(Self { bus: builder.open().await?, acks, events: events(seed), posts, batch })
     }
 }
 
@@ -261,8 +330,15 @@ impl Side for ThroughBus {
     async fn slice(&mut self) -> Result<Took, Failure> {
         self.acks.expect(self.posts);
         let watch = Stopwatch::start();
-        for event in self.events.iter().cycle().take(self.posts) {
-            self.bus.publish(event).await?;
+        let mut events = self.events.iter().cycle().take(self.posts);
+        if self.batch == 1 {
+            for event in events {
+                self.bus.publish(event).await?;
+            }
+        } else {
+            for _ in 0..self.posts.div_ceil(self.batch) {
+                self.bus.publish_all(events.by_ref().take(self.batch)).await?;
+            }
         }
         self.acks.reached().await?;
         let took = watch.stop();

@@ -9,7 +9,9 @@
 
 mod file;
 mod http;
+mod isolation;
 mod measure;
+mod nginx;
 mod payload;
 mod receiver;
 mod report;
@@ -27,7 +29,7 @@ use crate::report::Report;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const USAGE: &str = "usage: bench [NAME] [--quick] [--json FILE]";
-const NAMES: [&str; 5] = ["subscribe", "route", "file", "http", "store"];
+const NAMES: [&str; 6] = ["subscribe", "route", "file", "http", "isolation", "store"];
 
 /// What the command line asks for.
 #[derive(Default)]
@@ -121,6 +123,7 @@ async fn run(options: Options) -> Result<(), Failure> {
             "route" => route::run(&mut report, scale, seed).await,
             "file" => file::run(&mut report, scale, seed).await,
             "http" => http::run(&mut report, scale, seed).await,
+            "isolation" => isolation::run(&mut report, scale, seed).await,
             "store" => store::run(&mut report, scale, seed).await,
             _ => unreachable!("a name without a benchmark"),
         };

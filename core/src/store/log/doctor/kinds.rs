@@ -10,6 +10,7 @@ use super::super::facts::{self, Chosen, PurgeBody, ReplayBody};
 use super::super::format::{Frame, SegmentHeader, kind};
 use super::super::moved::take_moved;
 use super::super::record::{self, Base, EventBody, Name};
+use super::super::segment::TypesAfterLoss;
 use crate::endpoint::EndpointId;
 use crate::event::EventType;
 use crate::time::Timestamp;
@@ -66,12 +67,12 @@ pub(super) struct Here {
     types: Vec<EventType>,
     /// Up to where `types` was known beforehand.
     types_until: u32,
-    /// Types that were defined since the last record of another kind.
-    types_new: usize,
+    /// Keeps the places in `types` right after a loss.
+    places: TypesAfterLoss,
     pub(super) named: Vec<(u32, EventType)>,
     defined: Vec<u32>,
     /// Whether records of this segment are lost: then so may be definitions.
-    pub(super) has_loss: bool,
+    has_loss: bool,
     /// The events of a batch whose last one was not read yet, and the number of the first.
     batch: Vec<Read>,
     batch_first: u64,
@@ -87,7 +88,7 @@ impl Here {
             base: Base { event: header.base, time: header.base_time },
             types,
             types_until,
-            types_new: 0,
+            places: TypesAfterLoss::default(),
             named: Vec::new(),
             defined: Vec::new(),
             has_loss: false,
@@ -112,16 +113,16 @@ impl Here {
         let base = self.base;
         let undecodable =
             |_| format!("a record of the kind {} cannot be decoded", name(frame.kind));
-        let types_new = std::mem::take(&mut self.types_new);
+        if at >= self.types_until && self.places.cares(frame.kind) {
+            self.places.see(&frame, base, &mut self.types);
+        }
         match frame.kind {
             kind::NAME => {
                 let defined = Name::take(frame.body).map_err(undecodable)?;
-                self.types_new = types_new;
                 self.define(known, at, defined)?;
             }
             kind::EVENT => {
                 let start = record::take_event_start(frame.body, base).map_err(undecodable)?;
-                self.place_types(start.kind, types_new);
                 let event =
                     record::take_event(frame.body, base, &self.types).map_err(undecodable)?;
                 self.accept(known, at, start.number, start.more(), event)?;
@@ -138,7 +139,6 @@ impl Here {
             kind::MOVED => {
                 let moved = take_moved(frame.body, base).map_err(undecodable)?;
                 let start = record::take_event_start(moved.event, base).map_err(undecodable)?;
-                self.place_types(start.kind, types_new);
                 let event =
                     record::take_event(moved.event, base, &self.types).map_err(undecodable)?;
                 if start.number >= known.next_event {
@@ -218,7 +218,6 @@ impl Here {
                     kind.parse().map_err(|_| "an event type is not valid".to_owned())?;
                 if at >= self.types_until {
                     self.types.push(kind.clone());
-                    self.types_new += 1;
                 }
                 self.named.push((at, kind));
             }
@@ -226,11 +225,15 @@ impl Here {
         Ok(())
     }
 
-    /// After a loss the place of a type is told by the event that it was defined for.
-    fn place_types(&mut self, kind: u32, types_new: usize) {
-        if self.has_loss {
-            super::super::segment::place_types(&mut self.types, kind, types_new);
-        }
+    /// Records are lost here.
+    pub(super) fn lose(&mut self) {
+        self.has_loss = true;
+        self.places.lose();
+    }
+
+    /// Whether records of this segment are lost.
+    pub(super) fn has_loss(&self) -> bool {
+        self.has_loss
     }
 
     fn accept(
@@ -324,5 +327,45 @@ impl Known {
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::record::{EventHead, TYPE_LOST, put_event};
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::event::NewEvent;
+
+    /// A type that was defined before a loss keeps its place, whatever the next event has: what is
+    /// missing was defined in between.
+    #[test]
+    fn a_type_defined_before_a_loss_keeps_its_place() {
+        let header = SegmentHeader {
+            number: 1,
+            store: 0,
+            salt: 0,
+            base: 0,
+            base_time: Timestamp::from_millis(0),
+            recycled: false,
+        };
+        let (mut known, mut here) = (Known::default(), Here::new(&header, Vec::new(), 0));
+        let mut name = Vec::new();
+        Name::Type("match").put(&mut name);
+        here.check(&mut known, 64, Frame { kind: kind::NAME, body: &name }).unwrap();
+        here.lose();
+        let event = NewEvent::raw("replay.saved", "{}").unwrap().seal(&SystemClock, 100).unwrap();
+        let head = EventHead {
+            number: 0,
+            accepted_at: header.base_time,
+            targets: &[],
+            kind: 1,
+            more: false,
+            synced: None,
+        };
+        let mut body = Vec::new();
+        put_event(&mut body, here.base, &head, &event);
+        here.check(&mut known, 200, Frame { kind: kind::EVENT, body: &body }).unwrap_err();
+        assert_eq!(here.types, ["match".parse().unwrap(), TYPE_LOST]);
     }
 }

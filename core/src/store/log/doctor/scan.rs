@@ -188,7 +188,7 @@ impl Log {
                 }
                 if frame.kind == kind::LOST {
                     given_up += u64::from(frame.len());
-                    here.has_loss = true;
+                    here.lose();
                     here.commit(&mut self.known);
                     self.suspect = Suspect::GivenUp;
                 }
@@ -199,7 +199,7 @@ impl Log {
                         let bytes = u64::from(frame.len());
                         let kind = LossKind::Stretch { before, after: before };
                         self.lose(number, offset, bytes, what, kind);
-                        here.has_loss = true;
+                        here.lose();
                     }
                 }
                 if frame.kind == kind::END {
@@ -215,7 +215,7 @@ impl Log {
                 break;
             }
             here.commit(&mut self.known);
-            here.has_loss = true;
+            here.lose();
             let left = walk.rest().len() as u64;
             let from = walk.clone();
             let is_found = walk.skip(usize::MAX);
@@ -243,6 +243,7 @@ impl Log {
         }
         here.commit(&mut self.known);
         let end = torn.map_or_else(|| until.unwrap_or(walk.offset()), |(offset, _)| offset);
+        let has_loss = here.has_loss();
         let report = SegmentReport {
             file: files.path(&segment_name(number)),
             number,
@@ -253,7 +254,7 @@ impl Log {
             events: here.events,
             times: here.times,
         };
-        let (has_loss, named) = (here.has_loss, here.named);
+        let named = here.named;
         let scanned = Scanned { header, file, report, torn, given_up, has_loss, types, named };
         self.segments.push(scanned);
         Ok(())
