@@ -20,6 +20,7 @@ use crate::{
     script::{Scripts, Step, steps},
     store::Store,
     token,
+    verify::{Keyring, SECRETS_MAX, Secret},
 };
 
 /// Connections at once to the capture address; the next ones wait to be accepted.
@@ -35,6 +36,7 @@ pub struct Builder {
     threads: usize,
     limits: Limits,
     scripts: Vec<(String, Vec<Step>)>,
+    secrets: Vec<String>,
 }
 
 impl Default for Builder {
@@ -48,7 +50,15 @@ impl Default for Builder {
             body_timeout: Duration::from_mins(1),
             idle_timeout: Duration::from_mins(1),
         };
-        Self { capture: any, admin: any, token: None, threads: 1, limits, scripts: Vec::new() }
+        Self {
+            capture: any,
+            admin: any,
+            token: None,
+            threads: 1,
+            limits,
+            scripts: Vec::new(),
+            secrets: Vec::new(),
+        }
     }
 }
 
@@ -83,6 +93,13 @@ impl Builder {
     /// What a bin answers from the start, as [`On::respond`](crate::On::respond).
     pub fn script(mut self, bin: impl Into<String>, answers: impl Answers) -> Self {
         self.scripts.push((bin.into(), steps(answers)));
+        self
+    }
+
+    /// A secret with which senders sign, for bins without secrets of their own
+    /// ([`On::secrets`](crate::On::secrets)); the first call gives the current one, at most 16.
+    pub fn secret(mut self, secret: impl Into<String>) -> Self {
+        self.secrets.push(secret.into());
         self
     }
 
@@ -135,7 +152,8 @@ impl Builder {
     ///
     /// # Errors
     /// [`Bind`](ErrorKind::Bind) where an address cannot be had, [`Invalid`](ErrorKind::Invalid)
-    /// for a token that no header can hold.
+    /// for a token that no header can hold and a
+    /// secret that has not 1 to 4096 bytes.
     ///
     /// # Cancel safety
     /// Dropped, nothing stays.
@@ -200,9 +218,15 @@ fn run(
 async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
     let (capture, capture_addr) = bind(builder.capture, "--listen").await?;
     let (admin, admin_addr) = bind(builder.admin, "--admin").await?;
+    if builder.secrets.len() > SECRETS_MAX {
+        let text = format!("there are at most {SECRETS_MAX} secrets (--secret)");
+        return Err(Error::new(ErrorKind::Invalid, text));
+    }
+    let secrets = builder.secrets.into_iter().map(Secret::new).collect::<Result<_, _>>()?;
     let shared = Arc::new(Shared {
         store: Store::new(builder.limits.captures_max, builder.limits.bytes_max),
         scripts: Scripts::default(),
+        keyring: Keyring::new(secrets),
         limits: builder.limits,
         inflight: AtomicUsize::new(0),
         token,

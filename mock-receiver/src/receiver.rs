@@ -14,6 +14,7 @@ use crate::{
     Answers, Builder, Capture, Error, Matcher, Response, Wait,
     script::{Scripts, Step, steps},
     store::{Store, Totals},
+    verify::{self, Explanation, Keyring, Secret},
     wait::Wanted,
 };
 
@@ -38,6 +39,7 @@ pub(crate) struct Limits {
 pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) scripts: Scripts,
+    pub(crate) keyring: Keyring,
     pub(crate) limits: Limits,
     /// Bytes of bodies that are on their way in.
     pub(crate) inflight: AtomicUsize,
@@ -133,6 +135,13 @@ impl Receiver {
     /// Forgets what the bin has captured; its answers stay.
     pub fn clear(&self, bin: &str) {
         self.shared.store.clear(Some(bin));
+    }
+
+    /// What is known about the signatures of a request: whether they hold with the secrets of its
+    /// bin ([`On::secrets`], [`Builder::secret`]), the bytes that were signed, and why they do not
+    /// hold. Takes up to a second where the body is large and the signature wrong.
+    pub fn signature(&self, capture: &Capture) -> Explanation {
+        verify::explain(capture, &self.shared.keyring)
     }
 
     /// Waits for requests in that bin: `receiver.wait("orders").count(3).within(secs).await?`.
@@ -247,6 +256,24 @@ impl On<'_> {
     /// As [`respond`](Self::respond).
     pub fn then(self, answers: impl Answers) -> Self {
         self.set(steps(answers), true)
+    }
+
+    /// The secrets with which senders sign for this bin: the current one first, then those that are
+    /// being rotated out. None: those of [`Builder::secret`] hold again.
+    ///
+    /// A secret is written as its scheme gives it out: `whsec_…` of Standard Webhooks, `whpk_…` for
+    /// ed25519, any text for the others.
+    ///
+    /// # Panics
+    /// For more than 16 secrets, and for one that has not 1 to 4096 bytes.
+    #[track_caller]
+    pub fn secrets<S: Into<String>>(self, secrets: impl IntoIterator<Item = S>) -> Self {
+        let secrets: Result<Vec<_>, _> = secrets.into_iter().map(Secret::new).collect();
+        let set = secrets.and_then(|secrets| self.receiver.shared.keyring.set(&self.bin, secrets));
+        if let Err(error) = set {
+            panic!("{error}");
+        }
+        self
     }
 
     fn set(self, steps: Vec<Step>, append: bool) -> Self {

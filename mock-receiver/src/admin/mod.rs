@@ -1,7 +1,9 @@
 //! The admin address: the API under `/api/v1`, behind a bearer token.
 
 mod api;
+mod assert;
 mod guard;
+mod more;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 

@@ -4,8 +4,10 @@
 mod admin;
 mod answers;
 mod bounds;
+mod checks;
 mod fidelity;
 mod lifecycle;
 mod program;
+mod signatures;
 mod support;
 mod waits;
