@@ -10,6 +10,7 @@ pub mod endpoint;
 mod engine;
 mod error;
 pub mod event;
+pub mod filter;
 mod lane;
 mod rate;
 pub mod refresh;
@@ -23,6 +24,7 @@ pub mod store;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod time;
+pub mod transform;
 
 pub use bus::{
     BATCH_BYTES_MAX_DEFAULT, BATCH_EVENTS_MAX_DEFAULT, Bus, BusBuilder, Left, LeftAt, Receipt,

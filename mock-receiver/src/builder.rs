@@ -27,6 +27,7 @@ use crate::{
     store::{Store, TooManyBins},
     tls::{Authority, TlsFault},
     token,
+    verify::{Keyring, SECRETS_MAX, Secret},
 };
 
 /// Connections at once to the capture address; the next ones wait to be accepted.
@@ -46,6 +47,7 @@ pub struct Builder {
     bad_tls: Vec<TlsFault>,
     store: Option<PathBuf>,
     scenario_files: Vec<PathBuf>,
+    secrets: Vec<String>,
 }
 
 impl Default for Builder {
@@ -70,6 +72,7 @@ impl Default for Builder {
             bad_tls: Vec::new(),
             store: None,
             scenario_files: Vec::new(),
+            secrets: Vec::new(),
         }
     }
 }
@@ -146,6 +149,13 @@ impl Builder {
         self
     }
 
+    /// A secret with which senders sign, for bins without secrets of their own
+    /// ([`On::secrets`](crate::On::secrets)); the first call gives the current one, at most 16.
+    pub fn secret(mut self, secret: impl Into<String>) -> Self {
+        self.secrets.push(secret.into());
+        self
+    }
+
     /// How many threads serve. Default 1, which is right beside a test.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads.max(1);
@@ -195,7 +205,8 @@ impl Builder {
     ///
     /// # Errors
     /// [`Bind`](ErrorKind::Bind) where an address cannot be had, [`Invalid`](ErrorKind::Invalid)
-    /// for a token that no header can hold and a scenario file that breaks a rule.
+    /// for a token that no header can hold, a secret that has not 1 to 4096 bytes and a scenario
+    /// file that breaks a rule.
     ///
     /// # Cancel safety
     /// Dropped, nothing stays.
@@ -285,9 +296,15 @@ async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
             bad_listeners.push((listener, authority.acceptor(Some(fault))?));
         }
     }
+    if builder.secrets.len() > SECRETS_MAX {
+        let text = format!("there are at most {SECRETS_MAX} secrets (--secret)");
+        return Err(Error::new(ErrorKind::Invalid, text));
+    }
+    let secrets = builder.secrets.into_iter().map(Secret::new).collect::<Result<_, _>>()?;
     let shared = Arc::new(Shared {
         store,
         scripts: Scripts::default(),
+        keyring: Keyring::new(secrets),
         limits: builder.limits,
         inflight: AtomicUsize::new(0),
         token,

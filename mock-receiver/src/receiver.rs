@@ -20,6 +20,7 @@ use crate::{
     script::{Fault, Scenario, Scripts, steps},
     store::{Store, TooManyBins, Totals},
     tls::{Authority, TlsFault},
+    verify::{self, Explanation, Keyring, Secret},
     wait::Wanted,
 };
 
@@ -44,6 +45,7 @@ pub(crate) struct Limits {
 pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) scripts: Scripts,
+    pub(crate) keyring: Keyring,
     pub(crate) limits: Limits,
     /// Bytes of bodies that are on their way in.
     pub(crate) inflight: AtomicUsize,
@@ -194,6 +196,13 @@ impl Receiver {
         self.shared.store.clear(Some(bin));
     }
 
+    /// What is known about the signatures of a request: whether they hold with the secrets of its
+    /// bin ([`On::secrets`], [`Builder::secret`]), the bytes that were signed, and why they do not
+    /// hold. Takes up to a second where the body is large and the signature wrong.
+    pub fn signature(&self, capture: &Capture) -> Explanation {
+        verify::explain(capture, &self.shared.keyring)
+    }
+
     /// Waits for requests in that bin: `receiver.wait("orders").count(3).within(secs).await?`.
     pub fn wait(&self, bin: impl Into<String>) -> Wait {
         let (bin, matcher) = (bin.into(), Matcher::new());
@@ -330,6 +339,24 @@ impl On<'_> {
         }
         let set = self.receiver.shared.scripts.fault(&self.bin, fault);
         self.done(set)
+    }
+
+    /// The secrets with which senders sign for this bin: the current one first, then those that are
+    /// being rotated out. None: those of [`Builder::secret`] hold again.
+    ///
+    /// A secret is written as its scheme gives it out: `whsec_…` of Standard Webhooks, `whpk_…` for
+    /// ed25519, any text for the others.
+    ///
+    /// # Panics
+    /// For more than 16 secrets, and for one that has not 1 to 4096 bytes.
+    #[track_caller]
+    pub fn secrets<S: Into<String>>(self, secrets: impl IntoIterator<Item = S>) -> Self {
+        let secrets: Result<Vec<_>, _> = secrets.into_iter().map(Secret::new).collect();
+        let set = secrets.and_then(|secrets| self.receiver.shared.keyring.set(&self.bin, secrets));
+        if let Err(error) = set {
+            panic!("{error}");
+        }
+        self
     }
 
     fn done(self, set: Result<(), TooManyBins>) -> Self {

@@ -10,7 +10,9 @@ use super::clean::Cleaner;
 use super::layers::Environment;
 use super::origin::Origins;
 use super::path::KeyPath;
-use super::raw::{RawBus, RawConfig, RawEndpoint, RawPolicy, RawRetry, RawServer, RawToken};
+use super::raw::{
+    RawBus, RawConfig, RawEndpoint, RawFilter, RawPolicy, RawRetry, RawServer, RawToken,
+};
 use super::report::Report;
 use super::schema::{SINK_DEFAULT, Schema, nearest};
 use super::{
@@ -21,6 +23,7 @@ use crate::alert;
 use crate::endpoint::{
     Breaker, CONCURRENCY_DEFAULT, Concurrency, EndpointId, Policy, TIMEOUT_DEFAULT,
 };
+use crate::filter::Filter;
 use crate::retry;
 use crate::sink::{CheckContext, PreparedSink, Registry};
 use crate::store::{self, PreparedStore};
@@ -457,12 +460,37 @@ impl Checker<'_, '_> {
             self.report.push(&path.key("name"), error);
             return None;
         };
+        let filter = self.filter(raw.filter, &path.key("filter"));
         for problem in sink.check(&CheckContext::new(&id, &name, network)) {
             let path = path.join(&KeyPath::parse(&problem.key));
             let error = self.report.error(&path, problem.message).remedy(problem.remedy);
             self.report.push(&path, error);
         }
-        Some(EndpointConfig { id, name, enabled: raw.enabled, events: raw.events, policy, sink })
+        Some(EndpointConfig {
+            id,
+            name,
+            enabled: raw.enabled,
+            events: raw.events,
+            filter,
+            policy,
+            sink,
+        })
+    }
+
+    /// Compiles the filter; what is wrong with it is told, each at its own place.
+    fn filter(&mut self, raw: Option<RawFilter>, path: &KeyPath) -> Option<Filter> {
+        match Filter::new(&raw?.0) {
+            Ok(filter) => Some(filter),
+            Err(mistakes) => {
+                for mistake in mistakes {
+                    let path =
+                        path.join(&KeyPath::from_names(mistake.path.iter().map(String::as_str)));
+                    let error = self.report.error(&path, mistake.message).remedy(mistake.remedy);
+                    self.report.push(&path, error);
+                }
+                None
+            }
+        }
     }
 
     fn no_sink(&mut self, sink: &str, path: &KeyPath) {

@@ -229,6 +229,29 @@ pub(super) struct RawEndpoint {
     /// one more segment, `model.**` one or more.
     #[schemars(with = "Vec<String>", length(min = 1, max = 1000))]
     pub(super) events: Vec<Pattern>,
+    /// Which of these events it really gets: conditions on type, id, key, attributes and payload,
+    /// such as `{ payload = { amount = { "$gte" = 100 } } }`; see FILTERS.md. Absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) filter: Option<RawFilter>,
+}
+
+/// Conditions, kept as they are written until all else is known.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct RawFilter(pub(super) serde_json::Value);
+
+impl JsonSchema for RawFilter {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Filter".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["object", "array"], "x-type": "table or list", "x-verbatim": true })
+    }
 }
 
 impl Default for RawEndpoint {
@@ -239,6 +262,7 @@ impl Default for RawEndpoint {
             sink: super::schema::SINK_DEFAULT.to_owned(),
             enabled: true,
             events: vec![Pattern::all()],
+            filter: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Endpoints: configured places that events go to, with the policy each is served by.
 
+mod asks;
 mod hold;
 mod id;
 
@@ -7,11 +8,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use asks::NotAsked;
+pub(crate) use asks::asks;
 pub use hold::{Gone, Hold};
 pub use id::{ENDPOINT_ID_BYTES_MAX, EndpointId, InvalidEndpointId};
 
 use crate::delivery::{Cause, Nack};
 use crate::error::{Error, ErrorKind};
+use crate::filter::Filter;
 use crate::rate::Rate;
 use crate::retry;
 use crate::route::{InvalidPattern, Pattern};
@@ -126,6 +130,7 @@ pub struct Endpoint {
     pub(crate) name: Arc<str>,
     pub(crate) enabled: bool,
     pub(crate) events: Vec<Pattern>,
+    pub(crate) filter: Option<Filter>,
     pub(crate) policy: Policy,
     pub(crate) sink: Arc<dyn Sink>,
     /// Tells changed settings of the sink from unchanged ones, across restarts. `None`: built in code.
@@ -146,6 +151,7 @@ impl Endpoint {
             name: name.into(),
             enabled: true,
             events: vec![Pattern::all()],
+            filter: None,
             policy: Policy::default(),
             sink,
         }
@@ -169,6 +175,11 @@ impl Endpoint {
     /// The events it asks for.
     pub fn events(&self) -> &[Pattern] {
         &self.events
+    }
+
+    /// Which of these events it really gets; `None`: all.
+    pub fn filter(&self) -> Option<&Filter> {
+        self.filter.as_ref()
     }
 
     /// Asks whether the place can be reached, within the endpoint's timeout; delivers nothing.
@@ -195,6 +206,7 @@ impl fmt::Debug for Endpoint {
             .field("name", &self.name)
             .field("enabled", &self.enabled)
             .field("events", &self.events)
+            .field("filter", &self.filter)
             .field("policy", &self.policy)
             .finish_non_exhaustive()
     }
@@ -207,6 +219,7 @@ pub struct EndpointBuilder {
     name: String,
     enabled: bool,
     events: Vec<Pattern>,
+    filter: Option<Filter>,
     policy: Policy,
     sink: Arc<dyn Sink>,
 }
@@ -236,6 +249,15 @@ impl EndpointBuilder {
             })
             .collect::<Result<_, _>>()?;
         Ok(self)
+    }
+
+    /// Sets which of the events that the patterns match it really gets. Default: all.
+    ///
+    /// Judged when an event is published: a filter that changes later does not change what was
+    /// promised. A replay to this endpoint does not ask it.
+    pub fn filter(mut self, filter: Filter) -> Self {
+        self.filter = Some(filter);
+        self
     }
 
     /// Sets whether deliveries are attempted (default) or held.
@@ -295,6 +317,7 @@ impl EndpointBuilder {
             name: self.name.into(),
             enabled: self.enabled,
             events: self.events,
+            filter: self.filter,
             policy: self.policy,
             sink: self.sink,
             fingerprint: None,

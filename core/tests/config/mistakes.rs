@@ -696,3 +696,27 @@ fn errors_are_bounded() {
     let errors = load(Format::Toml, &text, &[]).unwrap_err();
     assert_eq!(errors.iter().count(), ERRORS_MAX);
 }
+
+/// Each mistake in a filter has its own place.
+#[test]
+fn in_filters() {
+    endpoint(
+        r#"filter = { payload = { amount = { "$gtt" = 1 } }, body = { a = 1 } }"#,
+        &[
+            r#"4: endpoints[0].filter.payload.amount."$gtt": unknown operator — did you mean "$gt"?"#,
+            r#"4: endpoints[0].filter.body: unknown key — did you mean "payload"?"#,
+        ],
+    );
+    endpoint(
+        r#"filter = [{ sql = "x" }]"#,
+        &[
+            "4: endpoints[0].filter[0].sql: unknown dialect — known here: exact, prefix, suffix, all, any, not",
+        ],
+    );
+    endpoint(
+        "filter = 3",
+        &[
+            "4: endpoints[0].filter: expected a table of conditions — write for example filter = { payload = { amount = { \"$gte\" = 100 } } }",
+        ],
+    );
+}

@@ -6,6 +6,7 @@ mod batch_max_panics;
 mod clock_jump;
 mod close_in_use;
 mod faulty_store;
+mod filter;
 mod gone_after_replace;
 mod gone_restart;
 mod in_flight;

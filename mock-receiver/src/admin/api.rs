@@ -1,6 +1,6 @@
 //! The calls of the API.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
@@ -8,7 +8,7 @@ use hyper::{Method, Request, StatusCode, body::Incoming};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::{Problem, Reply, bins, json_reply, listener, reply};
+use super::{Problem, Reply, assert, bins, json_reply, listener, more, reply};
 use crate::{
     Matcher,
     capture::BIN_BYTES_MAX,
@@ -27,16 +27,28 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest page of a list, also of what a wait returns.
 const PAGE_MAX: usize = 1_000;
 const PAGE_DEFAULT: usize = 100;
-const WAIT_MAX: Duration = Duration::from_mins(10);
+pub(super) const WAIT_MAX: Duration = Duration::from_mins(10);
 
 /// Answers one call that has passed the guard.
-pub(super) async fn route(shared: &Shared, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub(super) async fn route(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Reply, Problem> {
     let path = request.uri().path().to_owned();
     let Some(call) = path.strip_prefix("/api/v1/") else {
         return Err(Problem::not_found("the API is under /api/v1, for example /api/v1/requests"));
     };
     let segments: Vec<&str> = call.split('/').collect();
     let query = request.uri().query().unwrap_or_default().to_owned();
+    if let Some(answer) = more::route(shared, request.method(), &segments, &query).await {
+        return answer;
+    }
+    if segments == ["assert"] {
+        return match request.method() {
+            &Method::POST => assert::check(shared, &body(request).await?).await,
+            _ => Err(Problem::method_not_allowed("POST")),
+        };
+    }
     match (segments.as_slice(), request.method()) {
         (["requests"], &Method::GET) => list(shared, &query),
         (["requests"], &Method::DELETE) => clear(shared, &query),
@@ -85,12 +97,17 @@ pub(super) async fn route(shared: &Shared, request: Request<Incoming>) -> Result
         }
         (["bins", bin], &Method::GET) => bins::show(shared, bin),
         (["bins", bin], &Method::PUT) => {
-            bins::set(shared, bin, parse(&body(request).await?)?)?;
+            let taken = more::take(&body(request).await?)?;
+            if let Some(rest) = &taken.rest {
+                bins::set(shared, bin, parse(rest)?)?;
+            }
+            taken.set(shared, bin)?;
             bins::show(shared, bin)
         }
         (["bins", bin], &Method::DELETE) => {
             shared.scripts.remove(bin);
             shared.store.clear(Some(bin));
+            let _ = shared.keyring.set(bin, Vec::new()); // Taking away cannot fail.
             Ok(reply(StatusCode::NO_CONTENT, "application/json", Bytes::new()))
         }
         (["bins", _], _) => Err(Problem::method_not_allowed("GET, PUT, DELETE")),
@@ -147,7 +164,7 @@ fn clear(shared: &Shared, query: &str) -> Result<Reply, Problem> {
     json_reply(&json!({ "deleted": shared.store.clear(bin.as_deref()) }))
 }
 
-fn find(shared: &Shared, seq: &str) -> Result<crate::Capture, Problem> {
+pub(super) fn find(shared: &Shared, seq: &str) -> Result<crate::Capture, Problem> {
     let seq = number("the sequence number", seq, 1, u64::MAX)?;
     shared.store.one(seq).ok_or_else(|| {
         Problem::not_found(format!("request {seq} was never captured, or is not held any more"))
@@ -203,22 +220,22 @@ fn unmet(miss: &Miss) -> Problem {
         .with("account", miss.to_string())
 }
 
-fn parameters(query: &str) -> impl Iterator<Item = (String, String)> {
+pub(super) fn parameters(query: &str) -> impl Iterator<Item = (String, String)> {
     form_urlencoded::parse(query.as_bytes()).map(|(name, value)| (name.into(), value.into()))
 }
 
-fn no_parameters(query: &str) -> Result<(), Problem> {
+pub(super) fn no_parameters(query: &str) -> Result<(), Problem> {
     let first = parameters(query).next();
     first.map_or(Ok(()), |(name, _)| {
         Err(Problem::bad_request(format!("unknown parameter {name:?}; this call has none")))
     })
 }
 
-fn unknown_parameter(name: &str, known: &str) -> Problem {
+pub(super) fn unknown_parameter(name: &str, known: &str) -> Problem {
     Problem::bad_request(format!("unknown parameter {name:?}; the parameters are {known}"))
 }
 
-fn number(name: &str, value: &str, min: u64, max: u64) -> Result<u64, Problem> {
+pub(super) fn number(name: &str, value: &str, min: u64, max: u64) -> Result<u64, Problem> {
     let parsed = value.parse().ok().filter(|number| (min..=max).contains(number));
     parsed.ok_or_else(|| {
         Problem::bad_request(format!(
@@ -227,7 +244,7 @@ fn number(name: &str, value: &str, min: u64, max: u64) -> Result<u64, Problem> {
     })
 }
 
-async fn body(request: Request<Incoming>) -> Result<Bytes, Problem> {
+pub(super) async fn body(request: Request<Incoming>) -> Result<Bytes, Problem> {
     let read = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
     match tokio::time::timeout(BODY_TIMEOUT, read).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
@@ -239,7 +256,7 @@ async fn body(request: Request<Incoming>) -> Result<Bytes, Problem> {
     }
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body)
         .map_err(|error| Problem::bad_request(format!("the body of the call: {error}")))
 }

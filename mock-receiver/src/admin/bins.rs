@@ -99,7 +99,8 @@ pub(super) fn make(shared: &Shared) -> Result<Reply, Problem> {
 pub(super) fn show(shared: &Shared, bin: &str) -> Result<Reply, Problem> {
     let script = shared.scripts.find(bin).map(|script| script.shown());
     let totals = shared.store.totals(Some(bin));
-    if script.is_none() && totals.is_none() {
+    let secrets = shared.keyring.of(bin).len();
+    if script.is_none() && totals.is_none() && !shared.keyring.has(bin) {
         return Err(Problem::not_found(format!(
             "bin {bin:?} has captured nothing and has no answer of its own"
         )));
@@ -115,6 +116,7 @@ pub(super) fn show(shared: &Shared, bin: &str) -> Result<Reply, Problem> {
         "scenario": null,
         "fault": null,
         "notes": null,
+        "secrets": secrets,
     });
     if let Some(shown) = script {
         document["answers"] = json!(shown.answers);

@@ -42,6 +42,9 @@ pub(super) async fn serve(arguments: ServeArguments) -> Result<(), String> {
     if let Some(token) = arguments.token {
         builder = builder.token(token);
     }
+    for secret in arguments.secret {
+        builder = builder.secret(secret);
+    }
     let receiver = builder.start().await.map_err(|error| format!("{error:?}"))?;
 
     let (lines, printed) = printer(arguments.json, announcement(&receiver, arguments.json, given));

@@ -4,11 +4,13 @@
 mod admin;
 mod answers;
 mod bounds;
+mod checks;
 mod faults;
 mod fidelity;
 mod lifecycle;
 mod program;
 mod scenarios;
+mod signatures;
 mod store;
 mod support;
 mod tls;

@@ -8,8 +8,9 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use postrider::config::{ByteSize, HumanDuration, Secret};
 use postrider::endpoint::TIMEOUT_MAX;
-use postrider::sign::Key;
+use postrider::sign::{Key, TextKey};
 use postrider::sink::{CheckContext, Problem};
+use postrider::transform::Transform;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -18,6 +19,7 @@ use super::client::{
 };
 use super::permanent::Statuses;
 use super::request::{Format, Template};
+use super::signers::{Signature, Signers};
 use super::target::Target;
 
 /// Most headers of its own that an endpoint may have.
@@ -48,13 +50,23 @@ pub struct HttpSettings {
     /// content-type; not those that belong to the connection or that Postrider sets itself.
     #[serde(default)]
     pub headers: BTreeMap<String, Secret>,
-    /// Signing secrets of Standard Webhooks, `whsec_…` or (ed25519) `whsk_…`; at most 10. With
-    /// several, each request carries a signature of every one, so that they can be rotated.
+    /// Signing secrets, at most 10: of Standard Webhooks `whsec_…` or (ed25519) `whsk_…`. With several,
+    /// each request carries a signature of every one, so that they can be rotated.
     #[serde(default)]
     pub secrets: Vec<Secret>,
+    /// How requests are signed with the secrets, one or more of `"standard"`, `"github"` and
+    /// `"stripe"`; see SIGNATURES.md. For the latter two a secret is any text of 16 to 256 bytes.
+    #[serde(default = "signature_default")]
+    #[schemars(length(min = 1, max = 3))]
+    pub signature: Vec<Signature>,
     /// How an event is written into the request.
     #[serde(default)]
     pub format: Format,
+    /// Another body than the payload: `"slack"`, `"discord"`, `"teams"` or `"zapier"`, or `{ template
+    /// = … }` with `{{ path }}` in its texts; see TRANSFORMS.md. A preset is sent as the whole body,
+    /// whatever the format; what a template makes stands where the payload would.
+    #[serde(default)]
+    pub transform: Option<TransformSetting>,
     /// The source that `CloudEvents` carry: a URI reference of at most 2 KiB. Used by the formats
     /// "cloudevents" and "cloudevents-binary".
     #[serde(default = "source_default")]
@@ -80,6 +92,33 @@ pub struct HttpSettings {
     pub connections_idle_max: u32,
 }
 
+/// A transform as it is written; compiled when the settings are checked.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(transparent)]
+pub struct TransformSetting(pub serde_json::Value);
+
+impl JsonSchema for TransformSetting {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Transform".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": ["string", "object"],
+            "x-type": "`\"slack\"`, `\"discord\"`, `\"teams\"`, `\"zapier\"` or table",
+            "x-verbatim": true,
+        })
+    }
+}
+
+fn signature_default() -> Vec<Signature> {
+    vec![Signature::Standard]
+}
+
 fn source_default() -> String {
     "postrider".to_owned()
 }
@@ -102,7 +141,9 @@ impl fmt::Debug for HttpSettings {
             .field("url", &self.shown())
             .field("headers", &self.headers)
             .field("secrets", &self.secrets)
+            .field("signature", &self.signature)
             .field("format", &self.format)
+            .field("transform", &self.transform)
             .field("source", &self.source)
             .field("connect_timeout", &self.connect_timeout)
             .field("permanent", &self.permanent)
@@ -119,7 +160,9 @@ impl HttpSettings {
             url: url.into(),
             headers: BTreeMap::new(),
             secrets: Vec::new(),
+            signature: signature_default(),
             format: Format::default(),
+            transform: None,
             source: source_default(),
             connect_timeout: connect_timeout_default(),
             permanent: Vec::new(),
@@ -152,11 +195,13 @@ impl HttpSettings {
         };
         let with_credentials = target.as_ref().is_some_and(|target| target.authorization.is_some());
         let headers = self.checked_headers(with_credentials, &mut problems);
-        let keys = self.checked_keys(&mut problems);
+        let signers = self.checked_keys(&mut problems);
+        let transform = self.checked_transform(&mut problems);
         self.check_bounds(&mut problems);
         match target {
             Some(target) if problems.is_empty() => Ok(Checked {
-                template: Template::new(target.head(), self.format, &self.source, keys, headers),
+                template: Template::new(target.head(), self.format, &self.source, signers, headers)
+                    .transform(transform),
                 target,
                 permanent: self.permanent.clone(),
                 options: Options::new(context.network.clone())
@@ -247,6 +292,9 @@ impl HttpSettings {
             _ if name.starts_with("webhook-") => {
                 Some(("set by Postrider", "take it out; to sign requests give secrets"))
             }
+            _ if self.signature.iter().any(|way| way.header() == *name) => {
+                Some(("set by the signature", "take it out, or choose another signature"))
+            }
             "content-type" if self.format == Format::CloudEvents => Some((
                 "the format \"cloudevents\" is recognised by its own content-type",
                 "take it out, or choose another format",
@@ -258,28 +306,74 @@ impl HttpSettings {
         }
     }
 
-    fn checked_keys(&self, problems: &mut Vec<Problem>) -> Vec<Key> {
+    fn checked_keys(&self, problems: &mut Vec<Problem>) -> Signers {
+        let mut signers = Signers::default();
         if self.secrets.len() > SECRETS_MAX {
             let found = self.secrets.len();
             problems.push(Problem::new(
                 "secrets",
                 format!("expected at most {SECRETS_MAX} secrets, found {found}"),
             ));
-            return Vec::new();
+            return signers;
         }
-        let mut keys = Vec::with_capacity(self.secrets.len());
+        let uses = |way| self.signature.contains(&way);
+        if self.secrets.is_empty() && (uses(Signature::Github) || uses(Signature::Stripe)) {
+            let problem = Problem::new("signature", "there is no secret to sign with");
+            problems.push(problem.remedy("give secrets, or take it out"));
+        }
         for (index, secret) in self.secrets.iter().enumerate() {
-            let key = format!("secrets.{index}");
-            match secret.expose().parse::<Key>() {
-                Ok(parsed) if parsed.can_sign() => keys.push(parsed),
-                Ok(_) => problems.push(
-                    Problem::new(key, "a public key (\"whpk_\") cannot sign")
-                        .remedy("give the \"whsk_\" key that it belongs to"),
-                ),
-                Err(error) => problems.push(Problem::new(key, error.to_string())),
+            let mut refuse = |message: String, remedy: &str| {
+                let problem = Problem::new(format!("secrets.{index}"), message);
+                problems.push(problem.remedy(remedy));
+            };
+            if uses(Signature::Standard) {
+                match secret.expose().parse::<Key>() {
+                    Ok(key) if key.can_sign() => signers.standard.push(key),
+                    Ok(_) => refuse(
+                        "a public key (\"whpk_\") cannot sign".to_owned(),
+                        "give the \"whsk_\" key that it belongs to",
+                    ),
+                    Err(error) => refuse(error.to_string(), ""),
+                }
+            }
+            if uses(Signature::Github) || uses(Signature::Stripe) {
+                match secret.expose().parse::<TextKey>() {
+                    Ok(key) => {
+                        if uses(Signature::Github) {
+                            signers.github.get_or_insert_with(|| key.clone());
+                        }
+                        if uses(Signature::Stripe) {
+                            signers.stripe.push(key);
+                        }
+                    }
+                    Err(error) => refuse(error.to_string(), ""),
+                }
             }
         }
-        keys
+        signers
+    }
+
+    fn checked_transform(&self, problems: &mut Vec<Problem>) -> Option<Transform> {
+        match Transform::new(&self.transform.as_ref()?.0) {
+            Ok(transform) => {
+                if transform.is_whole_body() && self.format == Format::CloudEvents {
+                    let message =
+                        "a preset is the whole body, and the format \"cloudevents\" is one, too";
+                    problems
+                        .push(Problem::new("transform", message).remedy("take one of the two out"));
+                }
+                Some(transform)
+            }
+            Err(wrong) => {
+                let key = if wrong.key.is_empty() {
+                    "transform"
+                } else {
+                    &format!("transform.{}", wrong.key)
+                };
+                problems.push(Problem::new(key, wrong.message).remedy(wrong.remedy));
+                None
+            }
+        }
     }
 
     fn check_bounds(&self, problems: &mut Vec<Problem>) {

@@ -18,6 +18,7 @@ mod permanent;
 mod pool;
 mod request;
 mod resolve;
+mod signers;
 mod target;
 mod text;
 mod tls;
@@ -28,7 +29,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Method;
-use postrider::delivery::{Nack, Outcome};
+use postrider::delivery::{Cause, Nack, Outcome};
 use postrider::sink::{Attempt, CheckContext, Problem, Sink, SinkFactory};
 use postrider::{Error, ErrorKind};
 
@@ -39,12 +40,13 @@ pub use client::{
 };
 pub use config::{
     CONNECTIONS_IDLE_MAX_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, HttpSettings, PERMANENT_MAX,
-    RESPONSE_BYTES_MAX_MAX, SECRETS_MAX, SOURCE_BYTES_MAX,
+    RESPONSE_BYTES_MAX_MAX, SECRETS_MAX, SOURCE_BYTES_MAX, TransformSetting,
 };
 pub use permanent::Statuses;
 pub use pool::{AGE_MAX, IDLE_MAX};
 pub use request::Format;
 pub use resolve::{Resolve, SystemResolver};
+pub use signers::Signature;
 pub use target::{Forbidden, InvalidUrl, URL_BYTES_MAX};
 pub use tls::Tls;
 
@@ -125,7 +127,11 @@ impl HttpSink {
 
     async fn post(&self, attempt: &Attempt) -> Outcome {
         let started = tokio::time::Instant::now();
-        let (stamp, body) = self.template.fill(attempt);
+        // The same event can never be brought into the form: nothing is gained by another try.
+        let (stamp, body) = self
+            .template
+            .fill(attempt)
+            .map_err(|why| Nack::reject(Cause::Format, why.to_string()))?;
         // The engine drops the attempt when its timeout is over; ending a little earlier lets the
         // message say which step it was.
         let timeout =
