@@ -8,13 +8,13 @@ use hyper::{Method, Request, StatusCode, body::Incoming};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::{Problem, Reply, assert, json_reply, more, reply};
+use super::{Problem, Reply, assert, bins, json_reply, listener, more, reply};
 use crate::{
     Matcher,
     capture::BIN_BYTES_MAX,
     filter::Filter,
     receiver::{Shared, WAIT_DEFAULT},
-    script::json::{BinDocument, shown},
+    script::derive,
     store::Totals,
     view::Summary,
     wait::{Miss, Wanted, wait},
@@ -62,25 +62,47 @@ pub(super) async fn route(
             let body = find(shared, seq)?.body.clone();
             Ok(reply(StatusCode::OK, "application/octet-stream", body))
         }
-        (["requests", _] | ["requests", _, "body"], _) => Err(Problem::method_not_allowed("GET")),
         (["wait"], &Method::POST) => wait_for(shared, &body(request).await?).await,
-        (["wait"], _) => Err(Problem::method_not_allowed("POST")),
+        (["bins"], &Method::POST) => bins::make(shared),
+        (["wait" | "bins"], _) => Err(Problem::method_not_allowed("POST")),
+        (["listener"], &Method::GET) => listener::show(shared),
+        (["listener"], &Method::PUT) => {
+            listener::set(shared, &parse(&body(request).await?)?)?;
+            listener::show(shared)
+        }
+        (["listener"], _) => Err(Problem::method_not_allowed("GET, PUT")),
+        (["ca.pem"], &Method::GET) => match &shared.authority {
+            Some(authority) => {
+                let pem = authority.pem().to_owned().into();
+                Ok(reply(StatusCode::OK, "application/x-pem-file", pem))
+            }
+            None => Err(Problem::not_found("the capture address speaks no TLS; start with --tls")),
+        },
+        (["requests", seq, "scenario"], &Method::GET) => {
+            no_parameters(&query)?;
+            let capture = find(shared, seq)?;
+            json_reply(&derive::scenario(&capture))
+        }
+        (["requests", seq, "test"], &Method::GET) => {
+            no_parameters(&query)?;
+            let capture = find(shared, seq)?;
+            let test = derive::test(&capture).into();
+            Ok(reply(StatusCode::OK, "text/plain; charset=utf-8", test))
+        }
+        (["requests", _] | ["requests", _, "body" | "scenario" | "test"] | ["ca.pem"], _) => {
+            Err(Problem::method_not_allowed("GET"))
+        }
         (["bins", bin], _) if bin.is_empty() || bin.len() > BIN_BYTES_MAX => {
             Err(Problem::bad_request(format!("the name of a bin has 1 to {BIN_BYTES_MAX} bytes")))
         }
-        (["bins", bin], &Method::GET) => show_bin(shared, bin),
+        (["bins", bin], &Method::GET) => bins::show(shared, bin),
         (["bins", bin], &Method::PUT) => {
             let taken = more::take(&body(request).await?)?;
             if let Some(rest) = &taken.rest {
-                let document: BinDocument = parse(rest)?;
-                let steps = document.steps().map_err(Problem::bad_request)?;
-                let set = shared.scripts.set(bin, steps, false);
-                set.map_err(|full| {
-                    Problem::new(StatusCode::INSUFFICIENT_STORAGE, full.to_string())
-                })?;
+                bins::set(shared, bin, parse(rest)?)?;
             }
             taken.set(shared, bin)?;
-            show_bin(shared, bin)
+            bins::show(shared, bin)
         }
         (["bins", bin], &Method::DELETE) => {
             shared.scripts.remove(bin);
@@ -196,31 +218,6 @@ fn unmet(miss: &Miss) -> Problem {
         .with("not_whole", miss.partial)
         .with("nearest", nearest)
         .with("account", miss.to_string())
-}
-
-fn show_bin(shared: &Shared, bin: &str) -> Result<Reply, Problem> {
-    let script = shared.scripts.find(bin);
-    let totals = shared.store.totals(Some(bin));
-    let secrets = shared.keyring.of(bin).len();
-    if script.is_none() && totals.is_none() && !shared.keyring.has(bin) {
-        return Err(Problem::not_found(format!(
-            "bin {bin:?} has captured nothing and has no answer of its own"
-        )));
-    }
-    let Totals { held, evicted } = totals.unwrap_or_default();
-    let (answers, next) = match script.map(|script| script.steps()) {
-        Some((steps, next)) => (shown(&steps), Some(next)),
-        None => (json!(null), None),
-    };
-    json_reply(&json!({
-        "bin": bin,
-        "url": format!("http://{}/{bin}", shared.capture),
-        "total": held,
-        "evicted": evicted,
-        "answers": answers,
-        "next_answer": next,
-        "secrets": secrets,
-    }))
 }
 
 pub(super) fn parameters(query: &str) -> impl Iterator<Item = (String, String)> {

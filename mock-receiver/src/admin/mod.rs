@@ -2,7 +2,9 @@
 
 mod api;
 mod assert;
+mod bins;
 mod guard;
+mod listener;
 mod more;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};

@@ -33,6 +33,18 @@ struct ServeArguments {
     /// Where to serve the admin API; port 0 takes any free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4011", value_parser = address)]
     admin: SocketAddr,
+    /// What bins answer: a TOML, YAML or JSON file
+    #[arg(long, value_name = "FILE")]
+    scenario: Vec<std::path::PathBuf>,
+    /// Speak TLS on the capture address, with a certificate for its loopback names
+    #[arg(long)]
+    tls: bool,
+    /// Open a further address whose TLS handshake is bad in this way; may be given several times
+    #[arg(long, value_name = "FAULT", value_parser = tls_fault)]
+    bad_tls: Vec<mock_receiver::TlsFault>,
+    /// Keep captures in this folder across restarts; made when there is none
+    #[arg(long, value_name = "DIR")]
+    store: Option<std::path::PathBuf>,
     /// The bearer token of the admin API; made when not given
     #[arg(long, env = "MOCK_RECEIVER_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -256,6 +268,13 @@ fn fail(message: &str) -> ExitCode {
 fn address(text: &str) -> Result<SocketAddr, String> {
     let bare = text.strip_prefix("http://").map_or(text, |rest| rest.trim_end_matches('/'));
     bare.parse().map_err(|_| "expected IP:PORT, for example 127.0.0.1:4010".to_owned())
+}
+
+fn tls_fault(text: &str) -> Result<mock_receiver::TlsFault, String> {
+    let all = mock_receiver::TlsFault::ALL;
+    all.into_iter().find(|fault| fault.as_str() == text).ok_or_else(|| {
+        format!("expected one of {}", all.map(mock_receiver::TlsFault::as_str).join(", "))
+    })
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -324,7 +324,7 @@ fn an_exported_curl_command_sends_the_same() {
 fn what_is_wrong_is_said_with_its_exit_code() {
     for (arguments, code, named) in [
         (&["--listen", "somewhere"][..], 2, "IP:PORT"),
-        (&["--scenario", "x.toml"], 2, "--scenario"),
+        (&["--scenaro", "x.toml"], 2, "--scenario"),
         (&["--forward", "a=http://b"], 2, "--forward"),
         (&["nonsense"], 2, "nonsense"),
         (&["--secret", ""], 1, "1 to 4096 bytes"),
