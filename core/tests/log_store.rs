@@ -14,6 +14,8 @@ mod log_store {
     mod golden;
     mod history;
     mod ledger;
+    mod machine;
     mod model;
     mod outside;
+    mod promises;
 }
