@@ -10,6 +10,7 @@ mod log_store {
     mod doctor;
     mod every_call;
     mod faults;
+    mod forged;
     mod freeing;
     mod golden;
     mod history;
