@@ -135,8 +135,8 @@ impl Worker {
 
             let sleep_until = match (self.store_asks_again.or(not_before), next) {
                 (Some(at), _) => Some(at),
-                // What is due waits for a permit; a timer of no time would make it spin.
-                (None, Next::At(at)) if may_claim && free > 0 && !wants => {
+                // What is due waits for a permit or a call; a timer of no time would make it spin.
+                (None, Next::At(at)) if may_claim && free > 0 && !self.is_due(next) => {
                     Some(Instant::now() + at.since(shared.clock.now()).min(SLEEP_MAX))
                 }
                 _ => None,
