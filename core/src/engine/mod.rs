@@ -46,8 +46,13 @@ pub(crate) const STORE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Notes from workers to the dispatcher that may queue.
 const NOTES_MAX: usize = 1024;
 
-/// What a worker tells the dispatcher when it ends: look at the endpoint again at this wall time.
-pub(crate) struct LookAt(pub(crate) EndpointId, pub(crate) Timestamp);
+/// What a worker tells the dispatcher when it ends: when to look at the endpoint again.
+pub(crate) enum LookAt {
+    /// At this wall time something falls due.
+    Due(EndpointId, Timestamp),
+    /// The lane's pace lets nothing start before, whatever the wall clock does meanwhile.
+    NotBefore(EndpointId, tokio::time::Instant),
+}
 
 /// What all tasks of the engine share.
 pub(crate) struct Shared {

@@ -119,10 +119,10 @@ impl Worker {
                 && !self.is_gone_unnoted;
             if has_ended && !wants && self.store_asks_again.is_none() {
                 if lane.try_idle() {
-                    let next = match not_before {
-                        // What is due waits for the lane's pace.
-                        Some(at) => Next::At(shared.clock.now().after(at - Instant::now())),
-                        None => next,
+                    let next = match (not_before, next) {
+                        (Some(at), _) => LookAt::NotBefore(lane.id().clone(), at),
+                        (None, Next::At(at)) => LookAt::Due(lane.id().clone(), at),
+                        (None, _) => return,
                     };
                     return self.leave(next).await;
                 }
@@ -135,8 +135,8 @@ impl Worker {
 
             let sleep_until = match (self.store_asks_again.or(not_before), next) {
                 (Some(at), _) => Some(at),
-                // What is due waits for a permit; a timer of no time would make it spin.
-                (None, Next::At(at)) if may_claim && free > 0 && !wants => {
+                // What is due waits for a permit or a call; a timer of no time would make it spin.
+                (None, Next::At(at)) if may_claim && free > 0 && !self.is_due(next) => {
                     Some(Instant::now() + at.since(shared.clock.now()).min(SLEEP_MAX))
                 }
                 _ => None,
@@ -393,13 +393,11 @@ impl Worker {
 
     /// Tells the dispatcher when to look again. A lane that was removed does so too: the endpoint may
     /// be back by then, with a lane that does not know of this retry.
-    async fn leave(self, next: Next) {
-        if let Next::At(at) = next {
-            tokio::select! {
-                () = self.shared.stop_claiming.cancelled() => {}
-                // Fails only where the dispatcher has ended, which is a shutdown too.
-                _ = self.shared.notes.send(LookAt(self.lane.id().clone(), at)) => {}
-            }
+    async fn leave(self, look: LookAt) {
+        tokio::select! {
+            () = self.shared.stop_claiming.cancelled() => {}
+            // Fails only where the dispatcher has ended, which is a shutdown too.
+            _ = self.shared.notes.send(look) => {}
         }
     }
 }

@@ -34,6 +34,7 @@ sink = "http"
 enabled = false
 url = "https://api.example.com/webhook"
 events = ["match", "model.**"]
+filter = { payload = { tier = { "$in" = ["gold"] } } }
 headers = { x-token = "0123", "x.dotted" = "true" }
 secrets = ["one", { env = "SECRET_TWO" }]
 format = "cloudevents-binary"
@@ -108,6 +109,7 @@ fn as_json() -> Value {
                 "enabled": false,
                 "url": "https://api.example.com/webhook",
                 "events": ["match", "model.**"],
+                "filter": { "payload": { "tier": { "$in": ["gold"] } } },
                 "headers": { "x-token": "0123", "x.dotted": "true" },
                 "secrets": ["one", { "env": "SECRET_TWO" }],
                 "format": "cloudevents-binary",

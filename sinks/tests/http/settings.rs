@@ -94,7 +94,9 @@ fn schema_knows_every_key() {
             "permanent",
             "response_bytes_max",
             "secrets",
+            "signature",
             "source",
+            "transform",
             "url"
         ]
     );
