@@ -18,10 +18,13 @@ fn curl(receiver: &Receiver, args: &[&str]) -> Option<(i32, String)> {
     }
     let output = command.args(args).output();
     let _ = std::fs::remove_dir_all(&dir);
-    let Ok(output) = output else {
-        assert!(std::env::var_os("CI").is_none(), "curl is missing");
-        println!("skipped: curl is missing");
-        return None;
+    let output = match output {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            assert!(std::env::var_os("CI").is_none(), "curl is missing");
+            println!("skipped: curl is missing");
+            return None;
+        }
+        output => output.unwrap(),
     };
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     Some((output.status.code().unwrap_or(-1), text))
@@ -35,7 +38,7 @@ async fn http_2_is_spoken_over_tls_and_in_the_clear() {
     for (receiver, how) in [(&plain, "--http2-prior-knowledge"), (&tls, "--http2")] {
         receiver.on("a").respond(Response::status(201).header("x-own", "1").body("made"));
         let url = format!("{}/p%20q?x=1&x=2", receiver.url("a"));
-        let body = "x".repeat(200_000);
+        let body = "x".repeat(100_000);
         let written = "%{http_version} %{response_code} %header{x-own}";
         let sent = curl(receiver, &[how, "-d", &body, "-H", "X-Odd: v", "-w", written, &url]);
         let Some((code, out)) = sent else { return };
@@ -46,7 +49,7 @@ async fn http_2_is_spoken_over_tls_and_in_the_clear() {
             ("HTTP/2", "POST", Some(201))
         );
         assert_eq!((seen.path.as_str(), seen.query.as_deref()), ("/a/p%20q", Some("x=1&x=2")));
-        assert_eq!((seen.body.len(), seen.header("x-odd")), (200_000, Some("v")));
+        assert_eq!((seen.body.len(), seen.header("x-odd")), (100_000, Some("v")));
         assert_eq!(seen.header("host"), Some(receiver.addr().to_string().as_str()));
         assert_eq!(seen.timeline.tls.is_some(), how == "--http2");
     }
