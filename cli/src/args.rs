@@ -68,10 +68,24 @@ pub(crate) enum Command {
     Enable(Enable),
     /// Checks a data folder that no process has open, and salvages a damaged one
     Doctor(Doctor),
+    /// Makes signing secrets
+    #[command(subcommand)]
+    Secret(SecretCommand),
     /// Prints the JSON Schema of the configuration
     Schema,
     /// Prints the reference of the configuration as Markdown
     ConfigReference,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretCommand {
+    /// Prints a new secret (whsec_) for an endpoint's `secrets`
+    New {
+        /// Prints an ed25519 key instead: the secret one (whsk_), then the public one (whpk_) that
+        /// receivers verify with
+        #[arg(long)]
+        ed25519: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -137,6 +151,11 @@ pub(crate) struct Publish {
     /// "timestamp" and "expires_at" where wanted; - for standard input
     #[arg(long, value_name = "EVENTS.ndjson")]
     pub(crate) file: Option<PathBuf>,
+
+    /// Accepts and delivers nothing; shows which endpoints would get the events, and why the others
+    /// would not
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
 
     /// How long to wait for deliveries
     #[arg(long, value_name = "DURATION", default_value = "30s")]

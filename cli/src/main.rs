@@ -116,6 +116,7 @@ fn main() -> ExitCode {
         Command::Stats => run_async(commands::stats::run(&args, &output)),
         Command::Enable(enable) => run_async(commands::enable::run(&args, enable, &output)),
         Command::Doctor(doctor) => commands::doctor::run(&args, doctor, &output),
+        Command::Secret(command) => commands::secret::run(command, &output),
         Command::Schema => commands::schema::schema(&output),
         Command::ConfigReference => commands::schema::reference(&output),
     };

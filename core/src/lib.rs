@@ -10,7 +10,9 @@ pub mod endpoint;
 mod engine;
 mod error;
 pub mod event;
+pub mod filter;
 mod lane;
+mod rate;
 pub mod refresh;
 pub mod replay;
 pub mod retry;
@@ -22,6 +24,7 @@ pub mod store;
 #[cfg(feature = "test-util")]
 pub mod testing;
 mod time;
+pub mod transform;
 
 pub use bus::{
     BATCH_BYTES_MAX_DEFAULT, BATCH_EVENTS_MAX_DEFAULT, Bus, BusBuilder, Left, LeftAt, Receipt,
@@ -31,4 +34,6 @@ pub use endpoint::{Endpoint, EndpointId};
 pub use engine::IN_FLIGHT_MAX_DEFAULT;
 pub use error::{Error, ErrorKind};
 pub use event::{Event, EventId, NewEvent};
+pub use lane::PAUSE_ASKED_MAX;
+pub use rate::{InvalidRate, Rate};
 pub use time::{ParseTimestampError, Timestamp};

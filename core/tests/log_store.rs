@@ -10,10 +10,13 @@ mod log_store {
     mod doctor;
     mod every_call;
     mod faults;
+    mod forged;
     mod freeing;
     mod golden;
     mod history;
     mod ledger;
+    mod machine;
     mod model;
     mod outside;
+    mod promises;
 }

@@ -25,7 +25,7 @@ fn main() {
                 store.close().await.unwrap();
             }
         });
-        use_store(&disk, false);
+        use_store(&disk);
         for (name, flags) in [("plain", 0), ("sealed", SEALED)] {
             let into = folder.join("recovery");
             fs::create_dir_all(&into).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use postrider::store::log::doctor::Doctor;
-use postrider_fuzz::{Memory, SEALED, use_store};
+use postrider_fuzz::{Memory, use_store};
 
 fuzz_target!(|bytes: &[u8]| {
     let disk = Memory::unpack(bytes);
@@ -16,6 +16,5 @@ fuzz_target!(|bytes: &[u8]| {
         let _ = doctor.repair_to(&(Arc::new(Memory::default()) as _));
         let _ = report.records();
     }
-    let forged = bytes.first().is_some_and(|flags| flags & SEALED != 0);
-    use_store(&disk, forged);
+    use_store(&disk);
 });

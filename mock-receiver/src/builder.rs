@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     sync::{Arc, Mutex, atomic::AtomicUsize, mpsc},
     thread,
     time::Duration,
@@ -11,15 +12,22 @@ use std::{
 use tokio::{
     net::TcpListener,
     runtime::{self, Handle},
-    sync::oneshot,
+    sync::{oneshot, watch},
 };
 
 use crate::{
-    Answers, Error, ErrorKind, Receiver, admin, capture, net,
+    Answers, Error, ErrorKind, Receiver, admin, capture,
+    net::{self, Gate},
     receiver::{Limits, Shared},
-    script::{Scripts, Step, steps},
-    store::Store,
+    script::{
+        Scenario, Scripts,
+        file::{self, Told},
+        steps,
+    },
+    store::{Store, TooManyBins},
+    tls::{Authority, TlsFault},
     token,
+    verify::{Keyring, SECRETS_MAX, Secret},
 };
 
 /// Connections at once to the capture address; the next ones wait to be accepted.
@@ -34,7 +42,12 @@ pub struct Builder {
     token: Option<String>,
     threads: usize,
     limits: Limits,
-    scripts: Vec<(String, Vec<Step>)>,
+    scripts: Vec<(String, Scenario)>,
+    tls: bool,
+    bad_tls: Vec<TlsFault>,
+    store: Option<PathBuf>,
+    scenario_files: Vec<PathBuf>,
+    secrets: Vec<String>,
 }
 
 impl Default for Builder {
@@ -48,7 +61,19 @@ impl Default for Builder {
             body_timeout: Duration::from_mins(1),
             idle_timeout: Duration::from_mins(1),
         };
-        Self { capture: any, admin: any, token: None, threads: 1, limits, scripts: Vec::new() }
+        Self {
+            capture: any,
+            admin: any,
+            token: None,
+            threads: 1,
+            limits,
+            scripts: Vec::new(),
+            tls: false,
+            bad_tls: Vec::new(),
+            store: None,
+            scenario_files: Vec::new(),
+            secrets: Vec::new(),
+        }
     }
 }
 
@@ -82,7 +107,52 @@ impl Builder {
 
     /// What a bin answers from the start, as [`On::respond`](crate::On::respond).
     pub fn script(mut self, bin: impl Into<String>, answers: impl Answers) -> Self {
-        self.scripts.push((bin.into(), steps(answers)));
+        self.scripts.push((bin.into(), Scenario::of(steps(answers))));
+        self
+    }
+
+    /// What a bin answers from the start, by rules.
+    pub fn scenario(mut self, bin: impl Into<String>, scenario: Scenario) -> Self {
+        self.scripts.push((bin.into(), scenario));
+        self
+    }
+
+    /// What bins answer from the start, from a TOML, YAML or JSON file of at most 16 MiB; its
+    /// language is in the README. Goes before [`script`](Self::script) and
+    /// [`scenario`](Self::scenario).
+    pub fn scenario_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.scenario_files.push(path.into());
+        self
+    }
+
+    /// The capture address speaks TLS (1.2, 1.3), and HTTP/2 where the sender offers it. The
+    /// certificate is for `localhost`, `127.0.0.1` and `::1`; what it is to be trusted by is
+    /// [`Receiver::ca_pem`].
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// Opens a further address that captures, on a free port, whose TLS handshake is bad in this
+    /// way: [`Receiver::bad_tls_url`]. May be called for each.
+    pub fn bad_tls(mut self, fault: TlsFault) -> Self {
+        if !self.bad_tls.contains(&fault) {
+            self.bad_tls.push(fault);
+        }
+        self
+    }
+
+    /// Keeps captures, and the authority of [TLS](Self::tls), in this folder across restarts; it
+    /// is made where there is none, and one receiver at a time has it. Default: in memory only.
+    pub fn store(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.store = Some(dir.into());
+        self
+    }
+
+    /// A secret with which senders sign, for bins without secrets of their own
+    /// ([`On::secrets`](crate::On::secrets)); the first call gives the current one, at most 16.
+    pub fn secret(mut self, secret: impl Into<String>) -> Self {
+        self.secrets.push(secret.into());
         self
     }
 
@@ -135,7 +205,8 @@ impl Builder {
     ///
     /// # Errors
     /// [`Bind`](ErrorKind::Bind) where an address cannot be had, [`Invalid`](ErrorKind::Invalid)
-    /// for a token that no header can hold.
+    /// for a token that no header can hold, a secret that has not 1 to 4096 bytes and a scenario
+    /// file that breaks a rule.
     ///
     /// # Cancel safety
     /// Dropped, nothing stays.
@@ -200,25 +271,78 @@ fn run(
 async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
     let (capture, capture_addr) = bind(builder.capture, "--listen").await?;
     let (admin, admin_addr) = bind(builder.admin, "--admin").await?;
+    let mut told = Vec::new();
+    for path in &builder.scenario_files {
+        told.extend(file::read(path)?);
+    }
+    let signs = builder.tls || !builder.bad_tls.is_empty();
+    let Limits { captures_max, bytes_max, .. } = builder.limits;
+    let (store, authority) = match &builder.store {
+        Some(dir) => (
+            Store::open(captures_max, bytes_max, dir)?,
+            signs.then(|| Authority::kept(dir)).transpose()?,
+        ),
+        None => (Store::new(captures_max, bytes_max), signs.then(Authority::made).transpose()?),
+    };
+    let good = authority.as_ref().filter(|_| builder.tls);
+    let acceptor = good.map(|authority| authority.acceptor(None)).transpose()?;
+    let mut bad_tls = Vec::new();
+    let mut bad_listeners = Vec::new();
+    if let Some(authority) = &authority {
+        for fault in builder.bad_tls {
+            let any = SocketAddr::new(builder.capture.ip(), 0);
+            let (listener, addr) = bind(any, "--listen").await?;
+            bad_tls.push((fault, addr));
+            bad_listeners.push((listener, authority.acceptor(Some(fault))?));
+        }
+    }
+    if builder.secrets.len() > SECRETS_MAX {
+        let text = format!("there are at most {SECRETS_MAX} secrets (--secret)");
+        return Err(Error::new(ErrorKind::Invalid, text));
+    }
+    let secrets = builder.secrets.into_iter().map(Secret::new).collect::<Result<_, _>>()?;
     let shared = Arc::new(Shared {
-        store: Store::new(builder.limits.captures_max, builder.limits.bytes_max),
+        store,
         scripts: Scripts::default(),
+        keyring: Keyring::new(secrets),
         limits: builder.limits,
         inflight: AtomicUsize::new(0),
         token,
         capture: capture_addr,
         admin: admin_addr,
+        tls: builder.tls,
+        authority,
+        bad_tls,
+        gate: watch::Sender::default(),
     });
-    for (bin, steps) in builder.scripts {
-        let set = shared.scripts.set(&bin, steps, false);
-        set.map_err(|error| Error::new(ErrorKind::Invalid, error.to_string()))?;
+    let full = |error: TooManyBins| Error::new(ErrorKind::Invalid, error.to_string());
+    for Told { bin, scenario, fault, notes } in told {
+        if let Some(scenario) = scenario {
+            shared.scripts.set(&bin, scenario).map_err(full)?;
+        }
+        shared.scripts.fault(&bin, fault).map_err(full)?;
+        shared.scripts.note(&bin, notes).map_err(full)?;
+    }
+    for (bin, scenario) in builder.scripts {
+        shared.scripts.set(&bin, scenario).map_err(full)?;
+    }
+    for (listener, acceptor) in bad_listeners {
+        let state = shared.clone();
+        let gate = shared.gate.subscribe();
+        let max = CAPTURE_CONNECTIONS_MAX;
+        tokio::spawn(net::accept(listener, max, gate, move |stream, peer, number| {
+            capture::serve(state.clone(), Some(acceptor.clone()), stream, peer, number)
+        }));
     }
     let state = shared.clone();
-    tokio::spawn(net::accept(capture, CAPTURE_CONNECTIONS_MAX, move |stream, peer, number| {
-        capture::serve(state.clone(), stream, peer, number)
+    let gate = shared.gate.subscribe();
+    let max = CAPTURE_CONNECTIONS_MAX;
+    tokio::spawn(net::accept(capture, max, gate, move |stream, peer, number| {
+        capture::serve(state.clone(), acceptor.clone(), stream, peer, number)
     }));
     let state = shared.clone();
-    tokio::spawn(net::accept(admin, ADMIN_CONNECTIONS_MAX, move |stream, _, _| {
+    let (_, open) = watch::channel(Gate::default());
+    tokio::spawn(net::accept(admin, ADMIN_CONNECTIONS_MAX, open, move |stream, _, _| {
         admin::serve(state.clone(), stream)
     }));
     Ok(shared)

@@ -36,25 +36,37 @@
 //! it depends on no other part of Postrider, so that it can disagree.
 
 mod admin;
+mod assert;
 mod builder;
 mod capture;
+mod deliveries;
+mod diff;
 mod error;
 mod filter;
+mod har;
 mod matcher;
 mod net;
 mod receiver;
+mod report;
 mod script;
 mod store;
+mod tls;
 mod token;
+mod verify;
 mod view;
 mod wait;
 
+pub use assert::Check;
 pub use builder::Builder;
-pub use capture::{Capture, Headers, Problem, Record};
+pub use capture::{Capture, Closer, Headers, Problem, Record, Timeline};
+pub use deliveries::{Deliveries, Delivery, Key};
+pub use diff::{Diff, Difference, diff};
 pub use error::{Error, ErrorKind};
 pub use matcher::Matcher;
 pub use receiver::{On, Receiver};
-pub use script::{Answers, Response};
+pub use script::{Answers, Delay, Fault, Response, Rule, Scenario};
+pub use tls::TlsFault;
+pub use verify::{Cause, CauseKind, Explanation, Scheme, Signature, Verdict};
 pub use wait::Wait;
 
 #[cfg(doctest)]

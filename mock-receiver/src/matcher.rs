@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use memchr::memmem;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -9,8 +10,9 @@ use crate::capture::Record;
 
 /// Which requests are meant; what is not said is not asked for.
 ///
-/// As JSON, in `match` of `POST /api/v1/wait`:
-/// `{"method":"POST","path":"/orders/1","headers":{"x-a":"b"},"event":"match","json":{"data":{"n":3}}}`.
+/// As JSON, in `match` of `POST /api/v1/wait` and of a scenario's rules:
+/// `{"method":"POST","path":"/orders/{id}","query":{"v":"2"},"headers":{"x-a":"b"},"event":"match",`
+/// `"json":{"data":{"n":3}},"pointers":{"/data/n":3},"text":"refund"}`.
 ///
 /// ```
 /// use mock_receiver::Matcher;
@@ -26,17 +28,24 @@ pub struct Matcher {
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    query: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     headers: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     json: Option<Value>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pointers: BTreeMap<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
 }
 
 /// One thing that a matcher asked for and a request did not have.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Mismatch {
-    /// `method`, `path`, `headers.NAME`, `event`, or `json` with a JSON pointer behind it.
+    /// `method`, `path`, `query.NAME`, `headers.NAME`, `event`, `text`, or `json` with a JSON
+    /// pointer behind it.
     pub(crate) field: String,
     pub(crate) expected: String,
     /// `None` where there is nothing at all.
@@ -55,9 +64,16 @@ impl Matcher {
         self
     }
 
-    /// The whole path as sent, with the bin and without the query.
+    /// The whole path as sent, with the bin and without the query. A segment `{name}` stands for
+    /// any one segment.
     pub fn path(mut self, path: impl Into<String>) -> Self {
         self.path = Some(path.into());
+        self
+    }
+
+    /// A parameter of the query that has this value, both decoded (any of that name may).
+    pub fn query(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.query.insert(name.into(), value.into());
         self
     }
 
@@ -80,6 +96,37 @@ impl Matcher {
         self
     }
 
+    /// What a JSON pointer (RFC 6901) finds in the body is equal to this.
+    pub fn pointer(mut self, pointer: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.pointers.insert(pointer.into(), value.into());
+        self
+    }
+
+    /// The body contains this.
+    pub fn text(mut self, part: impl Into<String>) -> Self {
+        self.text = Some(part.into());
+        self
+    }
+
+    /// Whether only a request whose body is there can be told.
+    pub(crate) fn needs_body(&self) -> bool {
+        self.event.is_some()
+            || self.json.is_some()
+            || self.text.is_some()
+            || !self.pointers.is_empty()
+    }
+
+    /// The segments of a path that stand for `{name}`s, with their names.
+    pub(crate) fn params(&self, request: &Record) -> Vec<(String, String)> {
+        let path = self.path.as_ref().filter(|path| path.contains('{'));
+        path.map_or_else(Vec::new, |path| {
+            let pairs = path.split('/').zip(request.path.split('/'));
+            pairs
+                .filter_map(|(name, value)| Some((param(name)?.to_owned(), value.to_owned())))
+                .collect()
+        })
+    }
+
     /// Whether the request is one of those meant.
     pub fn matches(&self, request: &Record) -> bool {
         self.mismatches(request).is_empty()
@@ -94,8 +141,16 @@ impl Matcher {
         if let Some(method) = self.method.as_ref().filter(|method| **method != request.method) {
             miss("method".into(), method.clone(), Some(request.method.clone()));
         }
-        if let Some(path) = self.path.as_ref().filter(|path| **path != request.path) {
+        if let Some(path) = self.path.as_ref().filter(|path| !is_path(path, &request.path)) {
             miss("path".into(), path.clone(), Some(request.path.clone()));
+        }
+        let query = request.query.as_deref().unwrap_or_default().as_bytes();
+        for (name, value) in &self.query {
+            let found = || form_urlencoded::parse(query).filter(|(key, _)| key == name);
+            if !found().any(|(_, found)| found == *value) {
+                let first = found().next().map(|(_, value)| value.into_owned());
+                miss(format!("query.{name}"), value.clone(), first);
+            }
         }
         for (name, value) in &self.headers {
             if !request.headers.all(name).any(|found| found == value.as_bytes()) {
@@ -110,13 +165,47 @@ impl Matcher {
                 miss("event".into(), event.clone(), found.map(Into::into));
             }
         }
+        let json = (self.json.is_some() || !self.pointers.is_empty())
+            .then(|| request.json::<Value>().ok())
+            .flatten();
         if let Some(part) = &self.json {
-            match request.json::<Value>() {
-                Ok(whole) => json_misses(part, &whole, &mut "json".to_owned(), &mut miss),
-                Err(_) => miss("json".into(), part.to_string(), None),
+            match &json {
+                Some(whole) => json_misses(part, whole, &mut "json".to_owned(), &mut miss),
+                None => miss("json".into(), part.to_string(), None),
             }
         }
+        for (pointer, value) in &self.pointers {
+            let found = json.as_ref().and_then(|whole| whole.pointer(pointer));
+            if found != Some(value) {
+                let found = found.map(Value::to_string);
+                miss(format!("json{pointer}"), value.to_string(), found);
+            }
+        }
+        if let Some(text) = &self.text
+            && memmem::find(&request.body, text.as_bytes()).is_none()
+        {
+            miss("text".into(), text.clone(), request.text().map(str::to_owned));
+        }
         misses
+    }
+}
+
+/// The name in `{name}`.
+fn param(segment: &str) -> Option<&str> {
+    segment.strip_prefix('{')?.strip_suffix('}')
+}
+
+fn is_path(wanted: &str, path: &str) -> bool {
+    if !wanted.contains('{') {
+        return wanted == path;
+    }
+    let (mut wanted, mut path) = (wanted.split('/'), path.split('/'));
+    loop {
+        match (wanted.next(), path.next()) {
+            (None, None) => return true,
+            (Some(one), Some(other)) if one == other || param(one).is_some() => {}
+            _ => return false,
+        }
     }
 }
 

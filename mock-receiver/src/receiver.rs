@@ -8,12 +8,19 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 use crate::{
     Answers, Builder, Capture, Error, Matcher, Response, Wait,
-    script::{Scripts, Step, steps},
-    store::{Store, Totals},
+    net::Gate,
+    script::{Fault, Scenario, Scripts, steps},
+    store::{Store, TooManyBins, Totals},
+    tls::{Authority, TlsFault},
+    verify::{self, Explanation, Keyring, Secret},
     wait::Wanted,
 };
 
@@ -38,12 +45,29 @@ pub(crate) struct Limits {
 pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) scripts: Scripts,
+    pub(crate) keyring: Keyring,
     pub(crate) limits: Limits,
     /// Bytes of bodies that are on their way in.
     pub(crate) inflight: AtomicUsize,
     pub(crate) token: String,
     pub(crate) capture: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// Whether the capture address speaks TLS.
+    pub(crate) tls: bool,
+    /// Signs for the addresses that do.
+    pub(crate) authority: Option<Authority>,
+    /// Further addresses that capture, with a handshake that is bad on purpose.
+    pub(crate) bad_tls: Vec<(TlsFault, SocketAddr)>,
+    /// How the addresses that capture accept.
+    pub(crate) gate: watch::Sender<Gate>,
+}
+
+impl Shared {
+    /// Where to send for that bin.
+    pub(crate) fn url(&self, bin: &str) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}/{bin}", self.capture)
+    }
 }
 
 /// A running receiver.
@@ -75,9 +99,35 @@ impl Receiver {
         Builder::default()
     }
 
-    /// Where to send for that bin: `http://127.0.0.1:PORT/bin`. Any path may follow.
+    /// Where to send for that bin: `http://127.0.0.1:PORT/bin`, `https` with
+    /// [TLS](Builder::tls). Any path may follow.
     pub fn url(&self, bin: &str) -> String {
-        format!("http://{}/{bin}", self.shared.capture)
+        self.shared.url(bin)
+    }
+
+    /// With [TLS](Builder::tls), good or [bad](Builder::bad_tls): the certificate, as PEM, that the sender under test must trust.
+    /// It is good for loopback names only.
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.shared.authority.as_ref().map(Authority::pem)
+    }
+
+    /// Where to send for that bin so that the TLS handshake goes wrong in this way; `None` where
+    /// [`Builder::bad_tls`] did not ask for it.
+    pub fn bad_tls_url(&self, fault: TlsFault, bin: &str) -> Option<String> {
+        let found = self.shared.bad_tls.iter().find(|(one, _)| *one == fault);
+        found.map(|(_, addr)| format!("https://{addr}/{bin}"))
+    }
+
+    /// Refuses connections to the addresses that capture for so long; those that are open stay.
+    /// It begins at once and returns before; zero ends it.
+    pub fn refuse_for(&self, duration: Duration) {
+        let end = Instant::now().checked_add(duration).filter(|_| !duration.is_zero());
+        self.shared.gate.send_modify(|gate| gate.refuse_until = end);
+    }
+
+    /// From now on a new connection waits so long before anything is read from it.
+    pub fn accept_delay(&self, delay: Duration) {
+        self.shared.gate.send_modify(|gate| gate.delay = delay);
     }
 
     /// The address that captures.
@@ -111,6 +161,11 @@ impl Receiver {
         self.shared.store.range(None, seq, limit)
     }
 
+    /// The sequence number that was given last; 0 where none was.
+    pub fn last_seq(&self) -> u64 {
+        self.shared.store.last_seq()
+    }
+
     /// Waits until something is captured behind this sequence number.
     ///
     /// # Cancel safety
@@ -130,9 +185,22 @@ impl Receiver {
         self.shared.store.totals(None).map_or(0, |Totals { evicted, .. }| evicted)
     }
 
+    /// Why captures are not written to their [folder](Builder::store) any more, where that failed;
+    /// capturing goes on in memory.
+    pub fn store_problem(&self) -> Option<String> {
+        self.shared.store.broken()
+    }
+
     /// Forgets what the bin has captured; its answers stay.
     pub fn clear(&self, bin: &str) {
         self.shared.store.clear(Some(bin));
+    }
+
+    /// What is known about the signatures of a request: whether they hold with the secrets of its
+    /// bin ([`On::secrets`], [`Builder::secret`]), the bytes that were signed, and why they do not
+    /// hold. Takes up to a second where the body is large and the signature wrong.
+    pub fn signature(&self, capture: &Capture) -> Explanation {
+        verify::explain(capture, &self.shared.keyring)
     }
 
     /// Waits for requests in that bin: `receiver.wait("orders").count(3).within(secs).await?`.
@@ -229,7 +297,7 @@ impl On<'_> {
     /// # Panics
     /// Where there are 10,000 bins with answers already.
     pub fn respond(self, answers: impl Answers) -> Self {
-        self.set(steps(answers), false)
+        self.scenario(Scenario::of(steps(answers)))
     }
 
     /// From now on this decides what the bin answers: `respond` for a closure whose argument's
@@ -246,11 +314,53 @@ impl On<'_> {
     /// # Panics
     /// As [`respond`](Self::respond).
     pub fn then(self, answers: impl Answers) -> Self {
-        self.set(steps(answers), true)
+        let appended = self.receiver.shared.scripts.append(&self.bin, steps(answers));
+        self.done(appended)
     }
 
-    fn set(self, steps: Vec<Step>, append: bool) -> Self {
-        if let Err(error) = self.receiver.shared.scripts.set(&self.bin, steps, append) {
+    /// From now on the bin answers by these rules.
+    ///
+    /// # Panics
+    /// As [`respond`](Self::respond).
+    pub fn scenario(self, scenario: Scenario) -> Self {
+        let set = self.receiver.shared.scripts.set(&self.bin, scenario);
+        self.done(set)
+    }
+
+    /// From now on this goes wrong with every answer of the bin, in the place of what goes wrong
+    /// with the answer itself; `None`: nothing more.
+    ///
+    /// # Panics
+    /// As [`respond`](Self::respond), and where the fault breaks its own bounds.
+    pub fn fault(self, fault: impl Into<Option<Fault>>) -> Self {
+        let fault = fault.into();
+        if let Some(Err(error)) = fault.as_ref().map(Fault::check) {
+            panic!("{error}");
+        }
+        let set = self.receiver.shared.scripts.fault(&self.bin, fault);
+        self.done(set)
+    }
+
+    /// The secrets with which senders sign for this bin: the current one first, then those that are
+    /// being rotated out. None: those of [`Builder::secret`] hold again.
+    ///
+    /// A secret is written as its scheme gives it out: `whsec_…` of Standard Webhooks, `whpk_…` for
+    /// ed25519, any text for the others.
+    ///
+    /// # Panics
+    /// For more than 16 secrets, and for one that has not 1 to 4096 bytes.
+    #[track_caller]
+    pub fn secrets<S: Into<String>>(self, secrets: impl IntoIterator<Item = S>) -> Self {
+        let secrets: Result<Vec<_>, _> = secrets.into_iter().map(Secret::new).collect();
+        let set = secrets.and_then(|secrets| self.receiver.shared.keyring.set(&self.bin, secrets));
+        if let Err(error) = set {
+            panic!("{error}");
+        }
+        self
+    }
+
+    fn done(self, set: Result<(), TooManyBins>) -> Self {
+        if let Err(error) = set {
             panic!("{error}");
         }
         self

@@ -1,10 +1,12 @@
 //! Captures as JSON documents, for the API and for the program's output.
 
+use std::time::Duration;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Serialize, Serializer};
 
 use crate::{
-    Capture,
+    Capture, Closer, Timeline,
     capture::{Headers, Record},
 };
 
@@ -28,9 +30,41 @@ pub(crate) struct Summary<'a> {
     body_bytes: u64,
     /// Why it is not whole, or `null`.
     problem: Option<&'static str>,
+    /// The same in a sentence.
+    reason: Option<&'a str>,
     /// Whether `body_bytes` counts more than what is kept.
     truncated: bool,
     duration_ms: f64,
+    timeline: Moments,
+}
+
+/// A timeline in milliseconds since the connection was accepted.
+#[derive(Serialize)]
+struct Moments {
+    tls_ms: Option<f64>,
+    first_byte_ms: f64,
+    head_ms: f64,
+    body_ms: f64,
+    answer_began_ms: Option<f64>,
+    answer_ended_ms: Option<f64>,
+    closed_ms: Option<f64>,
+    closed_by: Option<Closer>,
+}
+
+impl Moments {
+    fn of(timeline: &Timeline) -> Self {
+        let millis = |at: Duration| at.as_micros() as f64 / 1000.0;
+        Self {
+            tls_ms: timeline.tls.map(millis),
+            first_byte_ms: millis(timeline.first_byte),
+            head_ms: millis(timeline.head),
+            body_ms: millis(timeline.body),
+            answer_began_ms: timeline.answer_began().map(millis),
+            answer_ended_ms: timeline.answer_ended().map(millis),
+            closed_ms: timeline.closed().map(millis),
+            closed_by: timeline.closed_by(),
+        }
+    }
 }
 
 impl<'a> Summary<'a> {
@@ -51,8 +85,10 @@ impl<'a> Summary<'a> {
             headers: record.headers.to_pairs(),
             body_bytes: record.body_bytes,
             problem: record.problem.map(crate::Problem::as_str),
+            reason: record.reason.as_deref(),
             truncated: record.body_bytes > record.body.len() as u64,
             duration_ms: record.duration.as_micros() as f64 / 1000.0,
+            timeline: Moments::of(&record.timeline),
         }
     }
 }

@@ -12,6 +12,8 @@ mod http;
 mod past;
 mod plugin;
 mod publish;
+mod signatures;
 mod stdout;
 mod store;
 mod swap;
+mod transform;

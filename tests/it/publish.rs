@@ -130,3 +130,37 @@ fn a_late_wrong_line_lets_nothing_through() {
     let out = fs::read_to_string(dir.path().join("out.ndjson")).unwrap_or_default();
     assert_eq!(out.lines().count(), 0, "nothing was accepted");
 }
+
+/// Nothing is accepted or delivered, and each endpoint says why it would get the event or not.
+#[test]
+fn a_dry_run_shows_who_would_get_it_and_why_not() {
+    let dir = folder(
+        "[bus]\ndata_dir = 'data'\n\
+         [[endpoints]]\nsink = 'file'\nname = 'all'\npath = 'all.ndjson'\n\
+         [[endpoints]]\nsink = 'file'\nname = 'typed'\npath = 'typed.ndjson'\nevents = ['upload']\n\
+         [[endpoints]]\nsink = 'file'\nname = 'large'\npath = 'large.ndjson'\n\
+         filter = { payload = { order = { amount = { '$gte' = 100 } } } }\n",
+    );
+    let args = ["publish", "order.paid", "--data", r#"{"order":{"amount":99}}"#, "--dry-run"];
+    let dry = ran(dir.path(), &args);
+    assert_eq!(dry.code, Some(0), "{dry:?}");
+    for expect in [
+        "nothing is accepted",
+        "✓ all: order.paid",
+        r#"✗ typed: order.paid: asks for "upload", not for this type"#,
+        "✗ large: order.paid: filter: payload.order.amount: expected $gte 100, found 99",
+    ] {
+        assert!(dry.stdout.contains(expect), "{expect}: {dry:?}");
+    }
+    let dry = ran(dir.path(), &[&args[..], &["--json"]].concat());
+    let document: serde_json::Value = serde_json::from_str(&dry.stdout).unwrap();
+    let endpoints = document["events"][0]["endpoints"].as_array().unwrap();
+    let matches: Vec<_> = endpoints.iter().map(|it| it["matches"].as_bool().unwrap()).collect();
+    assert_eq!(matches, [true, false, false]);
+    assert!(!dir.path().join("data").exists(), "the store was not opened");
+    // The same event, published, goes where the dry run said.
+    assert_eq!(ran(dir.path(), &args[..4]).code, Some(0));
+    assert!(dir.path().join("all.ndjson").exists());
+    let lines = fs::read_to_string(dir.path().join("large.ndjson")).unwrap_or_default();
+    assert_eq!(lines, "");
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use postrider::clock::Clock;
+use postrider::endpoint::Breaker;
 use postrider::store::{LogStore, MemoryStore};
 use postrider::testing::{Disk, Fail, TestClock};
 use postrider::{Bus, Endpoint, Error, NewEvent, Timestamp};
@@ -366,6 +367,8 @@ impl Driver {
 fn endpoint(configured: &Configured) -> Endpoint {
     let Place { number, pattern, timeout, concurrency, retry, .. } = configured.sink.place.clone();
     Endpoint::builder_shared("place", Arc::clone(&configured.sink) as _)
+        // Opens often, and not for so long that a world lasts for days.
+        .breaker(Some(Breaker::new(4, Duration::from_millis(50), Duration::from_millis(400))))
         .id(place_id(number))
         .events([pattern])
         .expect("a valid pattern")

@@ -180,8 +180,8 @@ impl<S: Store> Store for Faults<S> {
         after(&fault, self.store.find(query, page).await)
     }
 
-    async fn stats(&self, now: Timestamp) -> Result<Vec<EndpointStats>, Error> {
-        self.store.stats(now).await
+    async fn stats(&self) -> Result<Vec<EndpointStats>, Error> {
+        self.store.stats().await
     }
 
     async fn dead(&self) -> Result<Vec<DeadLetters>, Error> {
@@ -332,8 +332,8 @@ impl Store for Stepped {
         self.written(self.log.find(query, page)).await
     }
 
-    async fn stats(&self, now: Timestamp) -> Result<Vec<EndpointStats>, Error> {
-        self.log.stats(now).await
+    async fn stats(&self) -> Result<Vec<EndpointStats>, Error> {
+        self.log.stats().await
     }
 
     async fn dead(&self) -> Result<Vec<DeadLetters>, Error> {

@@ -24,6 +24,8 @@ struct Need {
 enum Install {
     /// A Debian package: installed by `setup` where it runs as root on Debian.
     Debian(&'static str),
+    /// The npm packages of a folder with a lock file: installed by `setup` where npm is here.
+    Npm(&'static str),
     /// Anything else: `setup` says what to type.
     Command(&'static str),
 }
@@ -38,12 +40,15 @@ const NEEDS: &[Need] = &[
     Need { name: "strace", detect: &["strace"], install: Install::Debian("strace"), used_by: "the file sink under injected disk errors", mandatory: false },
     Need { name: "nginx", detect: &["nginx"], install: Install::Debian("nginx-light"), used_by: "bench: a receiver that answers at once", mandatory: false },
     Need { name: "logrotate", detect: &["logrotate"], install: Install::Debian("logrotate"), used_by: "e2e: the file sink under an outside rename", mandatory: false },
+    Need { name: "the packages of tests/verifiers", detect: &["node", "-e", "require('./tests/verifiers/node_modules/stripe/package.json')"], install: Install::Npm("tests/verifiers"), used_by: "e2e: verifiers that are not ours", mandatory: false },
 ];
 
 /// Bound on `apt-get update`, which talks to the network.
 const UPDATE_MAX: Duration = Duration::from_mins(2);
 /// Bound on `apt-get install`.
 const INSTALL_MAX: Duration = Duration::from_mins(10);
+/// Bound on `npm ci`.
+const NPM_MAX: Duration = Duration::from_mins(3);
 /// Bound on a detecting command.
 const DETECT_MAX: Duration = Duration::from_secs(20);
 
@@ -57,6 +62,17 @@ pub(crate) fn run() -> Outcome {
             Err(Fail::Interrupted) => return Err(Fail::Interrupted),
             Err(reason) => say!("{} {reason}", term::warn("!")),
             Ok(()) => {}
+        }
+        missing = self::missing()?;
+    }
+    let folders: Vec<_> = missing.iter().filter_map(|need| need.install.folder()).collect();
+    if !folders.is_empty() && process::find("npm").is_some() {
+        for folder in folders {
+            match npm_ci(folder) {
+                Err(Fail::Interrupted) => return Err(Fail::Interrupted),
+                Err(reason) => say!("{} {reason}", term::warn("!")),
+                Ok(()) => {}
+            }
         }
         missing = self::missing()?;
     }
@@ -96,6 +112,7 @@ impl Need {
             [program, ..] if process::find(program).is_none() => Ok(false),
             [program, args @ ..] => {
                 let mut command = Command::new(program);
+                command.current_dir(process::root());
                 command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
                 process::status(&mut command, Some(DETECT_MAX)).map(|status| status.success())
             }
@@ -105,6 +122,7 @@ impl Need {
     fn command(&self) -> String {
         match self.install {
             Install::Debian(package) => format!("sudo apt-get install {package}"),
+            Install::Npm(folder) => format!("npm --prefix {folder} ci --ignore-scripts"),
             Install::Command(command) => command.to_owned(),
         }
     }
@@ -114,7 +132,14 @@ impl Install {
     fn package(&self) -> Option<&'static str> {
         match self {
             Self::Debian(package) => Some(package),
-            Self::Command(_) => None,
+            Self::Npm(_) | Self::Command(_) => None,
+        }
+    }
+
+    fn folder(&self) -> Option<&'static str> {
+        match self {
+            Self::Npm(folder) => Some(folder),
+            Self::Debian(_) | Self::Command(_) => None,
         }
     }
 }
@@ -142,6 +167,18 @@ fn apt_get(args: &[&str], limit: Duration) -> Outcome {
         .stdout(std::io::stderr());
     let status = process::status(&mut command, Some(limit))?;
     process::succeeded(&format!("apt-get {}", args[0]), status)
+}
+
+/// Installs what the folder's lock file names; nothing of it runs meanwhile.
+fn npm_ci(folder: &str) -> Outcome {
+    say!("installing the packages of {folder}");
+    let mut command = Command::new("npm");
+    command
+        .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+        .current_dir(process::root().join(folder))
+        .stdout(std::io::stderr());
+    let status = process::status(&mut command, Some(NPM_MAX))?;
+    process::succeeded("npm ci", status)
 }
 
 #[cfg(test)]

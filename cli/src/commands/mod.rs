@@ -12,6 +12,7 @@ pub(crate) mod publish;
 pub(crate) mod replay;
 pub(crate) mod retry;
 pub(crate) mod schema;
+pub(crate) mod secret;
 pub(crate) mod stats;
 
 use postrider::config::{Config, EndpointConfig, Loader};

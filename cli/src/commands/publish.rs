@@ -1,5 +1,6 @@
 //! `postrider publish`: accepts events and delivers them.
 
+mod dry;
 mod events;
 pub(super) mod report;
 
@@ -27,6 +28,9 @@ pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Resu
     // Everything is read and checked before anything is accepted.
     let payload_bytes_max = usize::try_from(config.bus.payload_bytes_max.0).unwrap_or(usize::MAX);
     let events = events::read(publish, payload_bytes_max)?;
+    if publish.dry_run {
+        return dry::run(&config, &events, output);
+    }
     let mut account = Account::new(&config);
     let bus = open(config, &events).await?;
     let is_durable = bus.capabilities().durability > Durability::Memory;

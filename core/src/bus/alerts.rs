@@ -85,7 +85,7 @@ impl Inner {
         let now = self.clock.now();
         let event = alert.encode()?.seal_at(now, &*self.clock, usize::MAX)?;
         let event = Arc::new(event);
-        let endpoints = self.routes.load().plan(event.event_type(), &mut Vec::new());
+        let endpoints = self.routes.load().plan(&event, &mut Vec::new());
         let endpoints: Arc<[_]> =
             endpoints.iter().filter(|endpoint| *endpoint != alert.endpoint()).cloned().collect();
         if !endpoints.is_empty() {

@@ -86,7 +86,7 @@ impl Bus {
     /// # Errors
     /// As for [`find`](Self::find).
     pub async fn stats(&self) -> Result<Vec<EndpointStats>, Error> {
-        let mut stats = self.inner.store.stats(self.inner.clock.now()).await?;
+        let mut stats = self.inner.store.stats().await?;
         stats.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
         Ok(stats)
     }
@@ -179,8 +179,13 @@ impl Bus {
                 .collect();
             for targets in targets.chunks(PAGE_EVENTS_MAX) {
                 let answers = inner.store.purge(targets, inner.clock.now()).await?;
-                inner.engine.purged(targets);
-                purged += answers.iter().filter(|answer| **answer == Purged::Done).count() as u64;
+                let done: Vec<&Target> = targets
+                    .iter()
+                    .zip(answers)
+                    .filter_map(|(target, answer)| (answer == Purged::Done).then_some(target))
+                    .collect();
+                inner.engine.purged(&done);
+                purged += done.len() as u64;
             }
             match found.next {
                 Some(next) if last.is_some_and(|last| next < last) => page = page.after(Some(next)),
@@ -312,6 +317,13 @@ impl Bus {
     /// Dropped before it returns, the job ends all the same or goes on.
     pub async fn cancel_replay(&self, id: JobId) -> Result<Job, Error> {
         self.inner.engine.cancel_replay(id).await
+    }
+
+    /// Until when nothing is started at the endpoint, because its attempts failed in a row or its
+    /// receiver asked for it ([`Breaker`](crate::endpoint::Breaker), `Retry-After`). What is owed to
+    /// it waits, and uses up no attempt. `None` where it goes on, or is not served.
+    pub fn paused_until(&self, endpoint: &EndpointId) -> Option<crate::time::Timestamp> {
+        self.inner.engine.paused_until(endpoint)
     }
 
     /// Why what is owed to an endpoint is not attempted, and since when; `None` where it is

@@ -29,7 +29,8 @@ use crate::delivery::DeliveryId;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind};
-use crate::event::{Envelope, Event, EventId, EventType, IntoNewEvent};
+use crate::event::{Envelope, Event, EventId, IntoNewEvent};
+use crate::filter::{Facts, Filter};
 use crate::route::{Pattern, Router};
 use crate::store::{Accept, Accepted, Backlog, Capabilities, DeliveryRecord, EventRecord, Store};
 use crate::time::Timestamp;
@@ -104,6 +105,8 @@ const PUBLISHERS_WAIT: Duration = Duration::from_secs(1);
 struct Routes {
     router: Router,
     endpoints: Vec<EndpointId>,
+    /// By the same places as `endpoints`; of those that are not asked for, nothing is looked at.
+    filters: Vec<Option<Filter>>,
     nobody: Arc<[EndpointId]>,
 }
 
@@ -112,16 +115,24 @@ impl Routes {
         Self {
             router: Router::new(endpoints.iter().map(|endpoint| &endpoint.events)),
             endpoints: endpoints.iter().map(|endpoint| endpoint.id.clone()).collect(),
+            filters: endpoints.iter().map(|endpoint| endpoint.filter.clone()).collect(),
             nobody: Arc::new([]),
         }
     }
 
-    fn plan(&self, kind: &EventType, buffer: &mut Vec<u32>) -> Arc<[EndpointId]> {
-        match self.router.find(kind, buffer) {
-            [] => Arc::clone(&self.nobody),
-            targets => {
-                targets.iter().map(|target| self.endpoints[*target as usize].clone()).collect()
-            }
+    /// The endpoints that the event goes to: those whose patterns match its type, as far as their
+    /// filters let it through.
+    fn plan(&self, event: &Envelope, buffer: &mut Vec<u32>) -> Arc<[EndpointId]> {
+        let facts = Facts::of(event);
+        let passes = |target: &&u32| match &self.filters[**target as usize] {
+            None => true,
+            Some(filter) => filter.matches(&facts),
+        };
+        let targets = self.router.find(&event.kind, buffer).iter().filter(passes);
+        let mut targets = targets.map(|target| self.endpoints[*target as usize].clone()).peekable();
+        match targets.peek() {
+            None => Arc::clone(&self.nobody),
+            Some(_) => targets.collect(),
         }
     }
 }
@@ -251,7 +262,7 @@ impl Bus {
             let mut buffer = Vec::new();
             let accept = events.iter().map(|event| Accept {
                 event: Arc::clone(event),
-                endpoints: routes.plan(&event.kind, &mut buffer),
+                endpoints: routes.plan(event, &mut buffer),
             });
             accept.collect()
         };
@@ -354,8 +365,11 @@ impl Bus {
             ));
         }
         let _no_more_changes = inner.changing.lock().await;
-        let done =
-            |backlog: &Backlog, is_open: bool| !is_open || backlog.ready + backlog.leased == 0;
+        let done = |backlog: &Backlog, is_open: bool| {
+            // A lane that pauses has nothing to do before the next start.
+            let is_paused = || inner.engine.paused_until(&backlog.endpoint).is_some();
+            !is_open || backlog.leased == 0 && (backlog.ready == 0 || is_paused())
+        };
         inner.publishing.close();
         let drain = async {
             inner.publishing.wait().await;

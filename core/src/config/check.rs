@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use figment::value::{Dict, Value};
 
@@ -9,7 +10,9 @@ use super::clean::Cleaner;
 use super::layers::Environment;
 use super::origin::Origins;
 use super::path::KeyPath;
-use super::raw::{RawBus, RawConfig, RawEndpoint, RawPolicy, RawServer, RawToken};
+use super::raw::{
+    RawBus, RawConfig, RawEndpoint, RawFilter, RawPolicy, RawRetry, RawServer, RawToken,
+};
 use super::report::Report;
 use super::schema::{SINK_DEFAULT, Schema, nearest};
 use super::{
@@ -17,7 +20,10 @@ use super::{
     NetworkPolicy, ServerSettings, Token,
 };
 use crate::alert;
-use crate::endpoint::{CONCURRENCY_DEFAULT, EndpointId, Policy, TIMEOUT_DEFAULT};
+use crate::endpoint::{
+    Breaker, CONCURRENCY_DEFAULT, Concurrency, EndpointId, Policy, TIMEOUT_DEFAULT,
+};
+use crate::filter::Filter;
 use crate::retry;
 use crate::sink::{CheckContext, PreparedSink, Registry};
 use crate::store::{self, PreparedStore};
@@ -123,7 +129,41 @@ impl Checker<'_, '_> {
     }
 
     fn policy(&mut self, table: Value, path: &KeyPath) -> RawPolicy {
-        self.report.read(table, path, Value::deserialize::<RawPolicy>).unwrap_or_default()
+        let policy = self.report.read(table, path, Value::deserialize::<RawPolicy>);
+        let policy = policy.unwrap_or_default();
+        if let Some(retry) = &policy.retry {
+            self.retry(retry, &path.key("retry"));
+        }
+        policy
+    }
+
+    /// Delays are listed or they grow.
+    fn retry(&mut self, retry: &RawRetry, path: &KeyPath) {
+        let grow = [
+            ("first", retry.first.is_some()),
+            ("factor", retry.factor.is_some()),
+            ("max", retry.max.is_some()),
+            ("attempts", retry.attempts.is_some()),
+        ];
+        let given = grow.iter().find(|(_, is_given)| *is_given).map(|(key, _)| *key);
+        let (path, message, remedy) = match given {
+            Some(key) if retry.schedule.is_some() => {
+                (path.key(key), "cannot stand beside a schedule", "take one of the two out")
+            }
+            Some(key) if retry.first.is_none() => (
+                path.key(key),
+                "means nothing without the first delay",
+                "add first, such as \"5s\", or take it out",
+            ),
+            Some(_) if retry.attempts.is_none() => (
+                path.key("first"),
+                "needs attempts: how many there are in all",
+                "add attempts, such as 8",
+            ),
+            _ => return,
+        };
+        let error = self.report.error(&path, message).remedy(remedy);
+        self.report.push(&path, error);
     }
 
     fn bus(&mut self, raw: RawBus) -> BusSettings {
@@ -420,12 +460,37 @@ impl Checker<'_, '_> {
             self.report.push(&path.key("name"), error);
             return None;
         };
+        let filter = self.filter(raw.filter, &path.key("filter"));
         for problem in sink.check(&CheckContext::new(&id, &name, network)) {
             let path = path.join(&KeyPath::parse(&problem.key));
             let error = self.report.error(&path, problem.message).remedy(problem.remedy);
             self.report.push(&path, error);
         }
-        Some(EndpointConfig { id, name, enabled: raw.enabled, events: raw.events, policy, sink })
+        Some(EndpointConfig {
+            id,
+            name,
+            enabled: raw.enabled,
+            events: raw.events,
+            filter,
+            policy,
+            sink,
+        })
+    }
+
+    /// Compiles the filter; what is wrong with it is told, each at its own place.
+    fn filter(&mut self, raw: Option<RawFilter>, path: &KeyPath) -> Option<Filter> {
+        match Filter::new(&raw?.0) {
+            Ok(filter) => Some(filter),
+            Err(mistakes) => {
+                for mistake in mistakes {
+                    let path =
+                        path.join(&KeyPath::from_names(mistake.path.iter().map(String::as_str)));
+                    let error = self.report.error(&path, mistake.message).remedy(mistake.remedy);
+                    self.report.push(&path, error);
+                }
+                None
+            }
+        }
     }
 
     fn no_sink(&mut self, sink: &str, path: &KeyPath) {
@@ -475,24 +540,44 @@ fn is_reference(table: &Dict) -> bool {
 
 /// An endpoint's own policy over the defaults. The values were checked by the schema's bounds.
 fn merge_policies(own: RawPolicy, defaults: &RawPolicy) -> Policy {
-    let own_retry = own.retry.unwrap_or_default();
-    let retry = defaults.retry.as_ref();
-    let schedule = own_retry.schedule.or_else(|| retry.and_then(|retry| retry.schedule.clone()));
-    let jitter = own_retry.jitter.or_else(|| retry.and_then(|retry| retry.jitter));
-    let schedule = match schedule {
-        Some(schedule) => schedule.into_iter().map(|delay| delay.0).collect(),
-        None => retry::SCHEDULE_DEFAULT.to_vec(),
-    };
-    // Out of bounds here means that an error was reported; then the policy is not used.
-    let retry = retry::Policy::new(schedule, jitter.unwrap_or(retry::JITTER_DEFAULT));
+    let concurrency = own.concurrency.or(defaults.concurrency).map(|concurrency| concurrency.0);
+    let breaker = own.breaker.or_else(|| defaults.breaker.clone());
     Policy {
         timeout: own.timeout.or(defaults.timeout).map_or(TIMEOUT_DEFAULT, |timeout| timeout.0),
-        concurrency: own.concurrency.or(defaults.concurrency).unwrap_or(CONCURRENCY_DEFAULT),
-        retry: retry.unwrap_or_default(),
+        concurrency: concurrency.unwrap_or(Concurrency::Fixed(CONCURRENCY_DEFAULT)),
+        rate: own.rate.or(defaults.rate).map(|rate| rate.0),
+        breaker: breaker.map_or_else(|| Some(Breaker::default()), |breaker| breaker.0),
+        retry: merge_retries(&own.retry.unwrap_or_default(), defaults.retry.as_ref()),
         order: own.order.or(defaults.order).unwrap_or_default().into(),
         on_dead: own.on_dead.or(defaults.on_dead).unwrap_or_default().into(),
     }
 }
+
+/// An endpoint's own way to retry over the default one: delays that are listed or that grow are taken
+/// from where either is said.
+fn merge_retries(own: &RawRetry, defaults: Option<&RawRetry>) -> retry::Policy {
+    let says_delays = |retry: &RawRetry| retry.schedule.is_some() || retry.first.is_some();
+    let jitter = own.jitter.or_else(|| defaults?.jitter).unwrap_or(retry::JITTER_DEFAULT);
+    let max_age = own.max_age.or_else(|| defaults?.max_age).map(|age| age.0);
+    let nothing = RawRetry::default();
+    let delays = if says_delays(own) { own } else { defaults.unwrap_or(&nothing) };
+    let policy = if let Some(first) = delays.first {
+        let max = delays.max.map_or(GROWN_DELAY_DEFAULT, |max| max.0);
+        let attempts = delays.attempts.unwrap_or(1);
+        retry::Policy::exponential(first.0, delays.factor.unwrap_or(2.0), max, attempts, jitter)
+    } else {
+        let schedule = match &delays.schedule {
+            Some(schedule) => schedule.iter().map(|delay| delay.0).collect(),
+            None => retry::SCHEDULE_DEFAULT.to_vec(),
+        };
+        retry::Policy::new(schedule, jitter)
+    };
+    // Out of bounds here means that an error was reported; then the policy is not used.
+    policy.unwrap_or_default().age_max(max_age)
+}
+
+/// Longest delay that delays grow to unless set.
+const GROWN_DELAY_DEFAULT: Duration = Duration::from_hours(10);
 
 /// The host of a target that is a URL.
 fn host(target: &str) -> Option<&str> {

@@ -16,9 +16,6 @@ use super::schema::{allows, is_secret, nearest};
 use super::secret::{is_variable_name, read_secret_file};
 use super::{ByteSize, HumanDuration};
 
-/// Keys that the design names and that a later version builds.
-const LATER: [&str; 3] = ["rate", "filter", "transform"];
-
 /// The first pass.
 pub(super) struct Cleaner<'c, 'r> {
     pub(super) report: &'c mut Report<'r>,
@@ -35,6 +32,10 @@ impl Cleaner<'_, '_> {
         let node = schema.resolve(node, &value);
         if is_secret(node) {
             return self.secret(value, path);
+        }
+        // Whoever reads it knows all of its keys, and what a null means.
+        if node["x-verbatim"] == true {
+            return value;
         }
         match value {
             Value::Dict(tag, table) => Value::Dict(tag, self.table(table, node, path)),
@@ -80,21 +81,16 @@ impl Cleaner<'_, '_> {
     }
 
     fn unknown(&mut self, key: &str, known: &Map<String, Json>, path: &KeyPath) {
-        let is_later = LATER.contains(&key) && known.contains_key("timeout");
-        let error = if is_later {
-            self.report.error(path, "not yet supported by this version").remedy("remove it")
+        let error = self.report.error(path, "unknown key");
+        let error = if let Some(nearest) = nearest(key, known.keys().map(String::as_str)) {
+            error.remedy(format!("did you mean {nearest:?}?"))
         } else {
-            let error = self.report.error(path, "unknown key");
-            if let Some(nearest) = nearest(key, known.keys().map(String::as_str)) {
-                error.remedy(format!("did you mean {nearest:?}?"))
-            } else {
-                let known: Vec<&str> = known.keys().map(String::as_str).collect();
-                error.remedy(format!("known here: {}", known.join(", ")))
-            }
+            let known: Vec<&str> = known.keys().map(String::as_str).collect();
+            error.remedy(format!("known here: {}", known.join(", ")))
         };
         let is_of_file =
             matches!(self.report.origin(path).document.source, Source::File(_) | Source::Text);
-        if self.is_lenient && is_of_file && !is_later {
+        if self.is_lenient && is_of_file {
             self.report.warnings.push(error.remedy("it is ignored, and kept in the file"));
         } else {
             self.report.push(path, error);

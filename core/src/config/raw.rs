@@ -9,11 +9,16 @@ use std::net::SocketAddr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::json;
 
 use super::settings::{BacklogSettings, BusSettings, MemorySettings, Scope, ServerSettings};
 use super::{ByteSize, HumanDuration, NetworkPolicy, Secret};
 use crate::alert;
-use crate::endpoint::{CONCURRENCY_MAX, OnDead, Order, TIMEOUT_DEFAULT, TIMEOUT_MAX};
+use crate::endpoint::{
+    ADAPTIVE_MAX_DEFAULT, BREAKER_PAUSE_MAX, Breaker, CONCURRENCY_DEFAULT, CONCURRENCY_MAX,
+    Concurrency, OnDead, Order, TIMEOUT_DEFAULT, TIMEOUT_MAX,
+};
+use crate::rate::Rate;
 use crate::retry::{DELAY_MAX, JITTER_DEFAULT, SCHEDULE_DEFAULT, SCHEDULE_LEN_MAX};
 use crate::route::Pattern;
 use crate::store::WhenFull;
@@ -224,6 +229,29 @@ pub(super) struct RawEndpoint {
     /// one more segment, `model.**` one or more.
     #[schemars(with = "Vec<String>", length(min = 1, max = 1000))]
     pub(super) events: Vec<Pattern>,
+    /// Which of these events it really gets: conditions on type, id, key, attributes and payload,
+    /// such as `{ payload = { amount = { "$gte" = 100 } } }`; see FILTERS.md. Absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) filter: Option<RawFilter>,
+}
+
+/// Conditions, kept as they are written until all else is known.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct RawFilter(pub(super) serde_json::Value);
+
+impl JsonSchema for RawFilter {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Filter".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["object", "array"], "x-type": "table or list", "x-verbatim": true })
+    }
 }
 
 impl Default for RawEndpoint {
@@ -234,6 +262,7 @@ impl Default for RawEndpoint {
             sink: super::schema::SINK_DEFAULT.to_owned(),
             enabled: true,
             events: vec![Pattern::all()],
+            filter: None,
         }
     }
 }
@@ -251,10 +280,20 @@ pub(super) struct RawPolicy {
         "x-max" = HumanDuration(TIMEOUT_MAX).to_string(),
     ))]
     pub(super) timeout: Option<HumanDuration>,
-    /// Most attempts under way at once, for one endpoint.
+    /// Most attempts under way at once, for one endpoint. `"adaptive"` (1 to 256) or
+    /// `{ min = 1, max = 256 }`: more while answers come as quickly as usual, fewer after timeouts and
+    /// answers that ask for less (429, 502, 503, 504).
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = CONCURRENCY_MAX), extend("default" = crate::endpoint::CONCURRENCY_DEFAULT))]
-    pub(super) concurrency: Option<usize>,
+    #[schemars(extend("default" = CONCURRENCY_DEFAULT))]
+    pub(super) concurrency: Option<RawConcurrency>,
+    /// Most deliveries in a second, minute or hour, kept smoothly: `"100/s"`, `"30/m"`, `"10/h"`.
+    /// Absent: no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rate: Option<RawRate>,
+    /// When an endpoint that fails is left alone for a while; `false`: never. What is owed waits
+    /// meanwhile and uses up no attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) breaker: Option<RawBreaker>,
     /// When failed attempts are made again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) retry: Option<RawRetry>,
@@ -283,10 +322,255 @@ pub(super) struct RawRetry {
         extend("default" = SCHEDULE_DEFAULT.map(HumanDuration), "items" = delay()),
     )]
     pub(super) schedule: Option<Vec<HumanDuration>>,
+    /// In place of a schedule: the first of delays that grow. Needs `attempts`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-min" = "1ms", "x-max" = HumanDuration(DELAY_MAX).to_string()))]
+    pub(super) first: Option<HumanDuration>,
+    /// How many times as long as the one before each delay is that grows; 2 unless set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub(super) factor: Option<f64>,
+    /// Longest delay that they grow to; 10h unless set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-min" = "1ms", "x-max" = HumanDuration(DELAY_MAX).to_string()))]
+    pub(super) max: Option<HumanDuration>,
+    /// Attempts in all where delays grow, the first one included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = SCHEDULE_LEN_MAX + 1))]
+    pub(super) attempts: Option<u32>,
+    /// A delivery is given up rather than tried again so long after its event happened. Absent: as
+    /// long as the delays last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-min" = "1ms", "x-max" = "3650d"))]
+    pub(super) max_age: Option<HumanDuration>,
     /// The share by which each delay varies, in both directions.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1), extend("default" = JITTER_DEFAULT))]
     pub(super) jitter: Option<f64>,
+}
+
+/// `16`, `"adaptive"` or `{ min = 1, max = 256 }`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RawConcurrency(pub(super) Concurrency);
+
+const CONCURRENCY_EXPECTED: &str = "1 to 4096, \"adaptive\" or { min = 1, max = 256 }";
+
+/// Bounds of adaptive concurrency.
+#[derive(Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Adaptive")]
+struct RawAdaptive {
+    /// At least so many attempts, and so many at first.
+    #[schemars(range(min = 1, max = CONCURRENCY_MAX))]
+    min: usize,
+    /// At most so many.
+    #[schemars(range(min = 1, max = CONCURRENCY_MAX))]
+    max: usize,
+}
+
+impl Default for RawAdaptive {
+    fn default() -> Self {
+        Self { min: 1, max: ADAPTIVE_MAX_DEFAULT }
+    }
+}
+
+impl<'de> Deserialize<'de> for RawConcurrency {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NumberOrBounds;
+        impl<'de> Visitor<'de> for NumberOrBounds {
+            type Value = RawConcurrency;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(CONCURRENCY_EXPECTED)
+            }
+            fn visit_u64<E: de::Error>(self, calls: u64) -> Result<RawConcurrency, E> {
+                match usize::try_from(calls) {
+                    Ok(calls @ 1..=CONCURRENCY_MAX) => {
+                        Ok(RawConcurrency(Concurrency::Fixed(calls)))
+                    }
+                    _ => Err(E::custom(format!("expected {CONCURRENCY_EXPECTED}, found {calls}"))),
+                }
+            }
+            fn visit_i64<E: de::Error>(self, calls: i64) -> Result<RawConcurrency, E> {
+                match u64::try_from(calls) {
+                    Ok(calls) => self.visit_u64(calls),
+                    Err(_) => {
+                        Err(E::custom(format!("expected {CONCURRENCY_EXPECTED}, found {calls}")))
+                    }
+                }
+            }
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<RawConcurrency, E> {
+                if let Ok(calls) = word.parse::<u64>() {
+                    return self.visit_u64(calls);
+                }
+                let RawAdaptive { min, max } = RawAdaptive::default();
+                match word {
+                    "adaptive" => Ok(RawConcurrency(Concurrency::Adaptive { min, max })),
+                    _ => Err(E::custom(format!("expected {CONCURRENCY_EXPECTED}, found {word:?}"))),
+                }
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<RawConcurrency, A::Error> {
+                let RawAdaptive { min, max } =
+                    RawAdaptive::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                if min == 0 || min > max || max > CONCURRENCY_MAX {
+                    return Err(de::Error::custom(format!(
+                        "expected a min of at least 1 and a max of at least min and at most \
+                         {CONCURRENCY_MAX}, found min {min} and max {max}"
+                    )));
+                }
+                Ok(RawConcurrency(Concurrency::Adaptive { min, max }))
+            }
+        }
+        deserializer.deserialize_any(NumberOrBounds)
+    }
+}
+
+impl Serialize for RawConcurrency {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Concurrency::Fixed(calls) => calls.serialize(serializer),
+            Concurrency::Adaptive { min, max } => {
+                use serde::ser::SerializeMap;
+                let mut map = serializer.serialize_map(Some(2))?;
+                map.serialize_entry("min", &min)?;
+                map.serialize_entry("max", &max)?;
+                map.end()
+            }
+        }
+    }
+}
+
+impl JsonSchema for RawConcurrency {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Concurrency".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = RawAdaptive::json_schema(generator);
+        // Each of the bounds holds for the type that it is about.
+        schema.insert("type".into(), json!(["integer", "string", "object"]));
+        schema.insert("minimum".into(), 1.into());
+        schema.insert("maximum".into(), CONCURRENCY_MAX.into());
+        schema.insert("pattern".into(), "^adaptive$".into());
+        schema.remove("description");
+        schema
+    }
+}
+
+/// A rate as text.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct RawRate(pub(super) Rate);
+
+impl JsonSchema for RawRate {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Rate".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "examples": ["100/s", "30/m", "10/h"] })
+    }
+}
+
+/// `false` or `{ failures = 20, pause = "10s", pause_max = "5m" }`.
+#[derive(Clone, Debug)]
+pub(super) struct RawBreaker(pub(super) Option<Breaker>);
+
+/// When an endpoint is left alone for a while.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "BreakerTable")]
+struct RawBreakerTable {
+    /// Attempts that failed in a row.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    failures: u32,
+    /// How long nothing is sent then. After it a single delivery probes the endpoint; while that fails
+    /// too, the pause doubles.
+    #[schemars(extend("x-min" = "1ms", "x-max" = HumanDuration(BREAKER_PAUSE_MAX).to_string()))]
+    pause: HumanDuration,
+    /// Longest pause; at least `pause`.
+    #[schemars(extend("x-min" = "1ms", "x-max" = HumanDuration(BREAKER_PAUSE_MAX).to_string()))]
+    pause_max: HumanDuration,
+}
+
+impl From<Breaker> for RawBreakerTable {
+    fn from(breaker: Breaker) -> Self {
+        Self {
+            failures: breaker.failures,
+            pause: HumanDuration(breaker.pause),
+            pause_max: HumanDuration(breaker.pause_max),
+        }
+    }
+}
+
+impl Default for RawBreakerTable {
+    fn default() -> Self {
+        Breaker::default().into()
+    }
+}
+
+const BREAKER_EXPECTED: &str = "false or { failures = 20, pause = \"10s\", pause_max = \"5m\" }";
+
+impl<'de> Deserialize<'de> for RawBreaker {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SwitchOrTable;
+        impl<'de> Visitor<'de> for SwitchOrTable {
+            type Value = RawBreaker;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(BREAKER_EXPECTED)
+            }
+            fn visit_bool<E: de::Error>(self, is_on: bool) -> Result<RawBreaker, E> {
+                Ok(RawBreaker(is_on.then(Breaker::default)))
+            }
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<RawBreaker, E> {
+                match word.parse() {
+                    Ok(is_on) => self.visit_bool(is_on),
+                    Err(_) => {
+                        Err(E::custom(format!("expected {BREAKER_EXPECTED}, found {word:?}")))
+                    }
+                }
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<RawBreaker, A::Error> {
+                let RawBreakerTable { failures, pause, pause_max } =
+                    RawBreakerTable::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                let breaker = Breaker::new(failures, pause.0, pause_max.0);
+                if RawBreakerTable::from(breaker).pause != pause || breaker.failures != failures {
+                    return Err(de::Error::custom(format!(
+                        "expected at least 1 failure and a pause of 1ms to pause_max, found \
+                         {failures} failures, {pause} and {pause_max}"
+                    )));
+                }
+                Ok(RawBreaker(Some(breaker)))
+            }
+        }
+        deserializer.deserialize_any(SwitchOrTable)
+    }
+}
+
+impl Serialize for RawBreaker {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            None => false.serialize(serializer),
+            Some(breaker) => RawBreakerTable::from(breaker).serialize(serializer),
+        }
+    }
+}
+
+impl JsonSchema for RawBreaker {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Breaker".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = RawBreakerTable::json_schema(generator);
+        schema.insert("type".into(), json!(["boolean", "object"]));
+        schema.remove("description");
+        schema
+    }
 }
 
 /// The schema of one delay.

@@ -12,8 +12,10 @@ use super::errors::ConfigError;
 use super::layers::Format;
 use super::{ByteSize, NetworkPolicy, Secret};
 use crate::alert;
-use crate::endpoint::{Endpoint, EndpointId, Policy};
+use crate::endpoint::{Endpoint, EndpointId, NotAsked, Policy, asks};
 use crate::error::Error;
+use crate::event::NewEvent;
+use crate::filter::{Facts, Filter};
 use crate::route::Pattern;
 use crate::sink::{CheckContext, NoSink, PreparedSink, Sink};
 use crate::store::log::{
@@ -182,6 +184,8 @@ pub struct EndpointConfig {
     pub enabled: bool,
     /// Which events it asks for; never empty. Without the key: every event (`*`).
     pub events: Vec<Pattern>,
+    /// Which of these events it really gets; `None`: all.
+    pub filter: Option<Filter>,
     /// How it is served: its own keys over those of `[defaults]`.
     pub policy: Policy,
     /// The sink's own settings.
@@ -198,6 +202,15 @@ impl EndpointConfig {
         Ok(self.with_sink(sink, config))
     }
 
+    /// Whether the event would go to this endpoint if it were published now.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn asks_for(&self, event: &NewEvent) -> Result<(), NotAsked> {
+        let facts = Facts::of_new(event);
+        asks(&self.events, self.filter.as_ref(), event.event_type(), &facts)
+    }
+
     /// The endpoint for a bus that delivers nothing.
     pub(crate) fn without_sink(&self, config: &Config) -> Endpoint {
         self.with_sink(Arc::new(NoSink), config)
@@ -209,6 +222,7 @@ impl EndpointConfig {
             name: self.name.as_str().into(),
             enabled: self.enabled && config.enabled,
             events: self.events.clone(),
+            filter: self.filter.clone(),
             policy: self.policy.clone(),
             sink,
             fingerprint: Some(self.sink.fingerprint()),

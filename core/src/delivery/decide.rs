@@ -20,12 +20,13 @@ pub enum Decision {
 
 /// Decides what follows an attempt that ended at `now`.
 ///
-/// `made` counts attempts, this one included. A receiver's wished delay lengthens the schedule's,
+/// `made` counts attempts, this one included; `happened_at` is the event's time. A receiver's wished delay lengthens the schedule's,
 /// never shortens it, and counts up to 30 days. `random` picks the jitter.
 pub fn decide(
     outcome: &Outcome,
     made: u32,
     policy: &retry::Policy,
+    happened_at: Timestamp,
     expires_at: Option<Timestamp>,
     now: Timestamp,
     random: u64,
@@ -40,6 +41,9 @@ pub fn decide(
         return Decision::Dead(DeadReason::Exhausted);
     };
     let at = now.after(delay.max(wished));
+    if policy.oldest().is_some_and(|age| at > happened_at.after(age)) {
+        return Decision::Dead(DeadReason::Exhausted);
+    }
     if expires_at.is_some_and(|deadline| at >= deadline) {
         return Decision::Expired;
     }
@@ -63,7 +67,7 @@ mod tests {
         let check = |outcome: Outcome, made: u32, expires: Option<u64>, expect: Decision| {
             let expires_at = expires.map(|secs| now.after(Duration::from_secs(secs)));
             assert_eq!(
-                decide(&outcome, made, &policy, expires_at, now, 7),
+                decide(&outcome, made, &policy, now, expires_at, now, 7),
                 expect,
                 "{outcome:?} {made}"
             );
@@ -86,5 +90,18 @@ mod tests {
             Decision::Dead(DeadReason::Rejected),
         );
         check(Err(Nack::disable(Cause::Status, "410")), 1, None, Decision::Dead(DeadReason::Gone));
+    }
+
+    #[test]
+    fn a_delivery_that_would_be_too_old_is_given_up() {
+        let minute = Duration::from_mins(1);
+        let policy = retry::Policy::new(vec![minute; 9], 0.0).unwrap().age_max(Some(5 * minute));
+        let event = Timestamp::from_millis(1_000_000);
+        let after = |age: Duration| {
+            let failed = Err(Nack::retry(Cause::Status, "500"));
+            decide(&failed, 1, &policy, event, None, event.after(age), 7)
+        };
+        assert_eq!(after(4 * minute), Decision::RetryAt(event.after(5 * minute)));
+        assert_eq!(after(4 * minute + minute / 60), Decision::Dead(DeadReason::Exhausted));
     }
 }

@@ -142,6 +142,7 @@ pub struct Nack {
     pub(crate) message: String,
     pub(crate) status: Option<u16>,
     pub(crate) answer: String,
+    pub(crate) slow: bool,
 }
 
 impl Nack {
@@ -163,7 +164,7 @@ impl Nack {
 
     fn new<'a>(verdict: Verdict, cause: Cause, message: impl Into<Cow<'a, str>>) -> Self {
         let message = cut(message.into(), MESSAGE_BYTES_MAX);
-        Self { verdict, cause, message, status: None, answer: String::new() }
+        Self { verdict, cause, message, status: None, answer: String::new(), slow: false }
     }
 
     /// Adds the delay that the receiver asked for; only a nack that may be retried keeps it.
@@ -171,6 +172,13 @@ impl Nack {
         if let Verdict::Retry { after } = &mut self.verdict {
             *after = Some(delay);
         }
+        self
+    }
+
+    /// Says that the receiver has too much to do, not only with this event: its lane pauses, for the
+    /// delay that it asked for, at most an hour, or else a second, longer each time.
+    pub fn slow(mut self) -> Self {
+        self.slow = true;
         self
     }
 

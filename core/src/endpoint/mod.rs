@@ -1,5 +1,6 @@
 //! Endpoints: configured places that events go to, with the policy each is served by.
 
+mod asks;
 mod hold;
 mod id;
 mod order;
@@ -8,12 +9,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use asks::NotAsked;
+pub(crate) use asks::asks;
 pub use hold::{Gone, Hold};
 pub use id::{ENDPOINT_ID_BYTES_MAX, EndpointId, InvalidEndpointId};
 pub use order::{OnDead, Order};
 
 use crate::delivery::{Cause, Nack};
 use crate::error::{Error, ErrorKind};
+use crate::filter::Filter;
+use crate::rate::Rate;
 use crate::retry;
 use crate::route::{InvalidPattern, Pattern};
 use crate::sink::Sink;
@@ -27,13 +32,74 @@ pub const CONCURRENCY_DEFAULT: usize = 16;
 /// Most attempts under way that an endpoint may ask for.
 pub const CONCURRENCY_MAX: usize = 4096;
 
+/// Most calls that adaptive concurrency grows to unless the endpoint says otherwise.
+pub const ADAPTIVE_MAX_DEFAULT: usize = 256;
+
+/// How many attempts may be under way at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concurrency {
+    /// So many, 1 to 4096.
+    Fixed(usize),
+    /// From `min` up to `max`, 1 to 4096: more while answers come as quickly as usual, fewer after
+    /// timeouts and answers that ask for less.
+    Adaptive {
+        /// At least so many, and so many at first.
+        min: usize,
+        /// At most so many.
+        max: usize,
+    },
+}
+
+impl Concurrency {
+    /// At most so many.
+    pub fn max(self) -> usize {
+        match self {
+            Self::Fixed(calls) => calls,
+            Self::Adaptive { max, .. } => max,
+        }
+    }
+}
+
+/// When an endpoint that fails is left alone for a while: after `failures` attempts that failed in a
+/// row nothing is sent for `pause`; then a single delivery probes it, and while that fails too, the
+/// pause doubles up to `pause_max`. What is owed waits meanwhile and uses up no attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    pub(crate) failures: u32,
+    pub(crate) pause: Duration,
+    pub(crate) pause_max: Duration,
+}
+
+impl Breaker {
+    /// `failures`: at least 1; `pause`: at least 1 ms, at most `pause_max`, which is at most a day.
+    pub fn new(failures: u32, pause: Duration, pause_max: Duration) -> Self {
+        let pause_max = pause_max.clamp(Duration::from_millis(1), BREAKER_PAUSE_MAX);
+        let pause = pause.clamp(Duration::from_millis(1), pause_max);
+        Self { failures: failures.max(1), pause, pause_max }
+    }
+}
+
+/// Longest pause of a breaker.
+pub const BREAKER_PAUSE_MAX: Duration = Duration::from_hours(24);
+
+/// After 20 failures in a row; 10 s, up to 5 min.
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { failures: 20, pause: Duration::from_secs(10), pause_max: Duration::from_mins(5) }
+    }
+}
+
 /// How an endpoint is served. All values are checked by whoever makes one (config or builder).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     /// Longest time one attempt may take, connecting and reading the answer included. Default 10 s.
     pub timeout: Duration,
-    /// Most attempts under way at once, 1 to 4096. Default 16.
-    pub concurrency: usize,
+    /// Most attempts under way at once. Default 16.
+    pub concurrency: Concurrency,
+    /// Most deliveries in a time. Default: as many as its concurrency lets through.
+    pub rate: Option<Rate>,
+    /// When it is left alone for a while; `None`: never. Default: [`Breaker::default`].
+    pub breaker: Option<Breaker>,
     /// When failed attempts are made again.
     pub retry: retry::Policy,
     /// Which events keep their order. Default: none.
@@ -47,7 +113,9 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             timeout: TIMEOUT_DEFAULT,
-            concurrency: CONCURRENCY_DEFAULT,
+            concurrency: Concurrency::Fixed(CONCURRENCY_DEFAULT),
+            rate: None,
+            breaker: Some(Breaker::default()),
             retry: retry::Policy::default(),
             order: Order::default(),
             on_dead: OnDead::default(),
@@ -71,6 +139,7 @@ pub struct Endpoint {
     pub(crate) name: Arc<str>,
     pub(crate) enabled: bool,
     pub(crate) events: Vec<Pattern>,
+    pub(crate) filter: Option<Filter>,
     pub(crate) policy: Policy,
     pub(crate) sink: Arc<dyn Sink>,
     /// Tells changed settings of the sink from unchanged ones, across restarts. `None`: built in code.
@@ -91,6 +160,7 @@ impl Endpoint {
             name: name.into(),
             enabled: true,
             events: vec![Pattern::all()],
+            filter: None,
             policy: Policy::default(),
             sink,
         }
@@ -114,6 +184,11 @@ impl Endpoint {
     /// The events it asks for.
     pub fn events(&self) -> &[Pattern] {
         &self.events
+    }
+
+    /// Which of these events it really gets; `None`: all.
+    pub fn filter(&self) -> Option<&Filter> {
+        self.filter.as_ref()
     }
 
     /// Asks whether the place can be reached, within the endpoint's timeout; delivers nothing.
@@ -140,6 +215,7 @@ impl fmt::Debug for Endpoint {
             .field("name", &self.name)
             .field("enabled", &self.enabled)
             .field("events", &self.events)
+            .field("filter", &self.filter)
             .field("policy", &self.policy)
             .finish_non_exhaustive()
     }
@@ -152,6 +228,7 @@ pub struct EndpointBuilder {
     name: String,
     enabled: bool,
     events: Vec<Pattern>,
+    filter: Option<Filter>,
     policy: Policy,
     sink: Arc<dyn Sink>,
 }
@@ -183,6 +260,15 @@ impl EndpointBuilder {
         Ok(self)
     }
 
+    /// Sets which of the events that the patterns match it really gets. Default: all.
+    ///
+    /// Judged when an event is published: a filter that changes later does not change what was
+    /// promised. A replay to this endpoint does not ask it.
+    pub fn filter(mut self, filter: Filter) -> Self {
+        self.filter = Some(filter);
+        self
+    }
+
     /// Sets whether deliveries are attempted (default) or held.
     pub fn enabled(mut self, enabled: bool) -> Self {
         self.enabled = enabled;
@@ -197,7 +283,26 @@ impl EndpointBuilder {
 
     /// Sets how many attempts may be under way at once: 1 to 4096. Default 16.
     pub fn concurrency(mut self, concurrency: usize) -> Self {
-        self.policy.concurrency = concurrency.clamp(1, CONCURRENCY_MAX);
+        self.policy.concurrency = Concurrency::Fixed(concurrency.clamp(1, CONCURRENCY_MAX));
+        self
+    }
+
+    /// Lets the number of attempts under way follow how well they go, within these bounds: 1 to 4096.
+    pub fn concurrency_between(mut self, min: usize, max: usize) -> Self {
+        let max = max.clamp(1, CONCURRENCY_MAX);
+        self.policy.concurrency = Concurrency::Adaptive { min: min.clamp(1, max), max };
+        self
+    }
+
+    /// Sets the most deliveries in a time. Default: no bound.
+    pub fn rate(mut self, rate: Rate) -> Self {
+        self.policy.rate = Some(rate);
+        self
+    }
+
+    /// Sets when it is left alone for a while; `None`: never.
+    pub fn breaker(mut self, breaker: Option<Breaker>) -> Self {
+        self.policy.breaker = breaker;
         self
     }
 
@@ -235,6 +340,7 @@ impl EndpointBuilder {
             name: self.name.into(),
             enabled: self.enabled,
             events: self.events,
+            filter: self.filter,
             policy: self.policy,
             sink: self.sink,
             fingerprint: None,

@@ -81,11 +81,17 @@ pub(super) async fn attempt(
             &outcome,
             attempt.number,
             &endpoint.policy.retry,
+            attempt.event.time(),
             attempt.event.expires_at(),
             ended,
             clock.random(),
         );
         log(&attempt, &outcome, decision, took);
+        let policy = &endpoint.policy;
+        let paused = lane.pace().ended(policy, &outcome, took, Instant::now());
+        if let Some(pause) = paused {
+            tracing::info!(endpoint = %endpoint.id, ?pause, "lane pauses, then tries a single delivery");
+        }
         shared.desk.attempted(endpoint, lane.failures(), &attempt, &outcome, decision, ended);
         settlements.push(Settlement {
             delivery: attempt.delivery,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
 
 use super::{LookAt, SLEEP_MAX, Shared, worker};
 use crate::endpoint::EndpointId;
@@ -20,10 +21,12 @@ type Waiting = Pin<Box<dyn Future<Output = (Weak<Lane>, OwnedSemaphorePermit)> +
 
 /// Runs until the engine is stopped.
 pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<LookAt>) {
-    let mut timers = Timers::default();
+    let mut timers = Timers::<Timestamp>::default();
+    let mut paused = Timers::<Instant>::default();
     // Each lane has one place in the semaphore's queue, here or in its worker: they take turns.
     let mut waiting: FuturesUnordered<Waiting> = FuturesUnordered::new();
     loop {
+        let pause_ends = paused.first();
         let sleep = timers.first().map(|at| at.since(shared.clock.now()).min(SLEEP_MAX));
         tokio::select! {
             () = shared.stop_claiming.cancelled() => return,
@@ -32,7 +35,10 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<LookAt>) 
                     waiting.extend(wake(&shared, &id));
                 }
             }
-            Some(LookAt(id, at)) = inbox.recv() => timers.set(id, at),
+            Some(look) = inbox.recv() => match look {
+                LookAt::Due(id, at) => timers.set(id, at),
+                LookAt::NotBefore(id, at) => paused.set(id, at),
+            },
             () = shared.has_opened.notified() => {
                 for id in shared.take_opened() {
                     waiting.extend(wake(&shared, &id));
@@ -41,6 +47,13 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<LookAt>) 
             () = tokio::time::sleep(sleep.unwrap_or_default()), if sleep.is_some() => {
                 let now = shared.clock.now();
                 while let Some(id) = timers.pop_due(now) {
+                    waiting.extend(wake(&shared, &id));
+                }
+            }
+            () = async { tokio::time::sleep_until(pause_ends.unwrap_or_else(Instant::now)).await },
+                if pause_ends.is_some() =>
+            {
+                while let Some(id) = paused.pop_due(Instant::now()) {
                     waiting.extend(wake(&shared, &id));
                 }
             }
@@ -66,21 +79,26 @@ fn wake(shared: &Shared, id: &EndpointId) -> Option<Waiting> {
     }))
 }
 
-/// One wall-clock timer for each endpoint at most.
-#[derive(Default)]
-struct Timers {
-    by_time: BTreeSet<(Timestamp, EndpointId)>,
-    by_endpoint: HashMap<EndpointId, Timestamp>,
+/// One timer for each endpoint at most.
+struct Timers<T> {
+    by_time: BTreeSet<(T, EndpointId)>,
+    by_endpoint: HashMap<EndpointId, T>,
 }
 
-impl Timers {
-    fn first(&self) -> Option<Timestamp> {
+impl<T> Default for Timers<T> {
+    fn default() -> Self {
+        Self { by_time: BTreeSet::new(), by_endpoint: HashMap::new() }
+    }
+}
+
+impl<T: Copy + Ord> Timers<T> {
+    fn first(&self) -> Option<T> {
         self.by_time.first().map(|(at, _)| *at)
     }
 
     /// Sets the endpoint's timer. An earlier one stays: notes of two workers may come in the wrong
     /// order, and a look too many finds nothing and sets the timer again.
-    fn set(&mut self, id: EndpointId, at: Timestamp) {
+    fn set(&mut self, id: EndpointId, at: T) {
         if let Some(old) = self.by_endpoint.get_mut(&id) {
             if *old <= at {
                 return;
@@ -93,7 +111,7 @@ impl Timers {
         self.by_time.insert((at, id));
     }
 
-    fn pop_due(&mut self, now: Timestamp) -> Option<EndpointId> {
+    fn pop_due(&mut self, now: T) -> Option<EndpointId> {
         if self.first()? > now {
             return None;
         }

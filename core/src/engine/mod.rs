@@ -47,8 +47,13 @@ pub(crate) const STORE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Notes from workers to the dispatcher that may queue.
 const NOTES_MAX: usize = 1024;
 
-/// What a worker tells the dispatcher when it ends: look at the endpoint again at this wall time.
-pub(crate) struct LookAt(pub(crate) EndpointId, pub(crate) Timestamp);
+/// What a worker tells the dispatcher when it ends: when to look at the endpoint again.
+pub(crate) enum LookAt {
+    /// At this wall time something falls due.
+    Due(EndpointId, Timestamp),
+    /// The lane's pace lets nothing start before, whatever the wall clock does meanwhile.
+    NotBefore(EndpointId, tokio::time::Instant),
+}
 
 /// What all tasks of the engine share.
 pub(crate) struct Shared {
@@ -195,7 +200,7 @@ impl Engine {
     }
 
     /// Dead deliveries were purged: what waits behind them goes on.
-    pub(crate) fn purged(&self, targets: &[Target]) {
+    pub(crate) fn purged(&self, targets: &[&Target]) {
         order::purged(&self.shared, targets);
     }
 
@@ -284,6 +289,12 @@ impl Engine {
     /// Whether the endpoint's deliveries are attempted; `None` where it is not configured.
     pub(crate) fn is_open(&self, id: &EndpointId) -> Option<bool> {
         self.shared.lane(id).map(|lane| lane.is_open())
+    }
+
+    /// Until when nothing is started at the endpoint, because its receiver failed or asked for it.
+    pub(crate) fn paused_until(&self, id: &EndpointId) -> Option<Timestamp> {
+        let until = self.shared.lane(id)?.paused_until()?;
+        Some(self.shared.clock.now().after(until - tokio::time::Instant::now()))
     }
 
     /// Why the endpoint's deliveries are not attempted.

@@ -106,7 +106,7 @@ pub(super) async fn claim(
 }
 
 /// Dead deliveries were set aside: what waits behind them goes on.
-pub(super) fn purged(shared: &Shared, targets: &[Target]) {
+pub(super) fn purged(shared: &Shared, targets: &[&Target]) {
     let mut freed = Vec::new();
     for target in targets {
         let Some(lane) = shared.lane(&target.endpoint) else { continue };

@@ -17,7 +17,7 @@ use super::{
 use crate::delivery::{Decision, DeliveryId};
 use crate::endpoint::Order;
 use crate::error::{Error, ErrorKind};
-use crate::lane::{Lane, Serving};
+use crate::lane::{Lane, May, Serving};
 use crate::store::{Fence, Lease, Next, Settled, Settlement};
 use crate::time::Timestamp;
 
@@ -104,16 +104,30 @@ impl Worker {
                 self.had_no_room = false;
                 next = Next::Now;
             }
-            let calls_max = serving.endpoint.policy.concurrency.min(shared.lane_permits_max);
-            let free = calls_max.saturating_sub(self.calls.len());
+            let calls = self.calls.len();
+            let free = self.free(&serving);
             let may_start = self.keeps_order && lane.with_lines(|lines| lines.startable()) > 0;
-            let wants = may_claim && free > 0 && (may_start || self.is_due(next));
+            let may = if may_claim && free > 0 && (may_start || self.is_due(next)) {
+                let policy = &serving.endpoint.policy;
+                let wanted = free.saturating_mul(serving.batch_max);
+                lane.pace().may(policy, wanted, calls, Instant::now())
+            } else {
+                May::AfterACall
+            };
+            let (wants, deliveries) = match may {
+                May::Claim(most) => (true, most),
+                _ => (false, 0),
+            };
+            let not_before = match may {
+                May::NotBefore(at) => Some(at),
+                _ => None,
+            };
             if !wants {
                 // A permit is not kept while waiting for something else.
                 permit = None;
                 queue.leave();
             } else if let Some(first) = permit.take().or_else(|| queue.try_acquire()) {
-                next = self.claim(&serving, first, free, next).await;
+                next = self.claim(&serving, first, free, deliveries, next).await;
                 continue;
             }
 
@@ -124,6 +138,11 @@ impl Worker {
                 && !self.has_parked();
             if has_ended && !wants && self.store_asks_again.is_none() {
                 if lane.try_idle() {
+                    let next = match (not_before, next) {
+                        (Some(at), _) => LookAt::NotBefore(lane.id().clone(), at),
+                        (None, Next::At(at)) => LookAt::Due(lane.id().clone(), at),
+                        (None, _) => return,
+                    };
                     return self.leave(next).await;
                 }
                 // Woken meanwhile: look once more with fresh eyes.
@@ -133,10 +152,10 @@ impl Worker {
             }
             drop(serving);
 
-            let sleep_until = match (self.store_asks_again, next) {
+            let sleep_until = match (self.store_asks_again.or(not_before), next) {
                 (Some(at), _) => Some(at),
-                // What is due waits for a permit; a timer of no time would make it spin.
-                (None, Next::At(at)) if may_claim && free > 0 && !wants => {
+                // What is due waits for a permit or a call; a timer of no time would make it spin.
+                (None, Next::At(at)) if may_claim && free > 0 && !self.is_due(next) => {
                     Some(Instant::now() + at.since(shared.clock.now()).min(SLEEP_MAX))
                 }
                 _ => None,
@@ -159,6 +178,12 @@ impl Worker {
         }
     }
 
+    /// Further calls that may be under way.
+    fn free(&self, serving: &Serving) -> usize {
+        let calls_max = self.lane.pace().calls_max(&serving.endpoint.policy);
+        calls_max.min(self.shared.lane_permits_max).saturating_sub(self.calls.len())
+    }
+
     fn is_due(&self, next: Next) -> bool {
         match next {
             Next::Now => true,
@@ -167,24 +192,27 @@ impl Worker {
         }
     }
 
-    /// Claims for at most `free` calls and starts them.
+    /// Claims at most so many `deliveries` for at most `free` calls and starts them.
     async fn claim(
         &mut self,
         serving: &Arc<Serving>,
         first: OwnedSemaphorePermit,
         free: usize,
+        deliveries: usize,
         next: Next,
     ) -> Next {
         let shared = Arc::clone(&self.shared);
         let batch_max = serving.batch_max;
         // As many further permits as are free right now; waiting for more would let calls idle.
         let mut permits = vec![first];
+        let free = free.min(deliveries.div_ceil(batch_max));
         while permits.len() < free
             && let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned()
         {
             permits.push(permit);
         }
         let max = permits.len().saturating_mul(batch_max).min(CLAIM_MAX.max(batch_max));
+        let max = max.min(deliveries);
         let now = shared.clock.now();
         let holds_leases = !self.under_way.is_empty() || self.has_parked();
         if self.leases_until <= now && holds_leases {
@@ -217,6 +245,8 @@ impl Worker {
             }
         };
         self.store_wait = STORE_WAIT_MIN;
+        let policy = &serving.endpoint.policy;
+        self.lane.pace().took(policy, claim.leases.len(), Instant::now());
         if let Some(first) = claim.leases.first() {
             span.record("event", tracing::field::display(first.event.id()));
         }
@@ -462,13 +492,11 @@ impl Worker {
 
     /// Tells the dispatcher when to look again. A lane that was removed does so too: the endpoint may
     /// be back by then, with a lane that does not know of this retry.
-    async fn leave(self, next: Next) {
-        if let Next::At(at) = next {
-            tokio::select! {
-                () = self.shared.stop_claiming.cancelled() => {}
-                // Fails only where the dispatcher has ended, which is a shutdown too.
-                _ = self.shared.notes.send(LookAt(self.lane.id().clone(), at)) => {}
-            }
+    async fn leave(self, look: LookAt) {
+        tokio::select! {
+            () = self.shared.stop_claiming.cancelled() => {}
+            // Fails only where the dispatcher has ended, which is a shutdown too.
+            _ = self.shared.notes.send(look) => {}
         }
     }
 }

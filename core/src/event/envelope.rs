@@ -231,6 +231,21 @@ impl NewEvent {
         &self.payload
     }
 
+    /// Names and values beside the payload.
+    pub fn attributes(&self) -> &Attributes {
+        &self.attributes
+    }
+
+    /// The id, where the publisher has set one.
+    pub(crate) fn given_id(&self) -> Option<&EventId> {
+        self.id.as_ref()
+    }
+
+    /// The ordering key, where the publisher has set one.
+    pub(crate) fn given_key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
     /// Checks what publishing would refuse, without publishing: for programs that take many events
     /// all or none.
     ///

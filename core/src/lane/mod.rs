@@ -4,6 +4,7 @@
 //! idle lane costs its bytes and nothing else.
 
 mod order;
+mod pace;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
@@ -11,6 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+pub use pace::PAUSE_ASKED_MAX;
+pub(crate) use pace::{May, Pace};
 
 use crate::endpoint::{Endpoint, EndpointId, Gone, Hold};
 use crate::sink::Sink;
@@ -73,6 +78,7 @@ pub(crate) struct Lane {
     failures: AtomicU32,
     /// Where the endpoint keeps an order: made when it is first served, and forgotten when it is no longer.
     lines: Mutex<Option<Box<Lines>>>,
+    pace: Mutex<Pace>,
     task: AtomicU8,
     woken: Notify,
 }
@@ -97,6 +103,7 @@ impl Lane {
             is_removed: AtomicBool::new(false),
             failures: AtomicU32::new(0),
             lines: Mutex::default(),
+            pace: Mutex::default(),
             task: AtomicU8::new(IDLE),
             woken: Notify::new(),
         }
@@ -118,6 +125,11 @@ impl Lane {
         let is_same_sink = Arc::ptr_eq(&old.endpoint.sink, &endpoint.sink);
         let is_touched = !is_same_sink || old.endpoint.enabled != endpoint.enabled;
         let retired = if is_same_sink { None } else { self.retire() };
+        if !is_same_sink {
+            // What the former receiver could take says nothing about this one.
+            *self.pace() = Pace::default();
+            self.failures.store(0, Ordering::Relaxed);
+        }
         self.serving.store(Arc::new(Serving::new(endpoint, in_use)));
         // A receiver that has said "gone" stays gone until somebody touches this endpoint. Cleared
         // after the new one serves, so that a late answer of the old one cannot set it again.
@@ -221,6 +233,16 @@ impl Lane {
     /// Attempts that failed in a row, not counting those of alerts.
     pub(crate) fn failures(&self) -> &AtomicU32 {
         &self.failures
+    }
+
+    /// How fast it may go.
+    pub(crate) fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// Until when it starts nothing, because its receiver failed or asked for it.
+    pub(crate) fn paused_until(&self) -> Option<Instant> {
+        self.pace().paused_until(Instant::now())
     }
 
     /// Whether a task serves it, or is about to.

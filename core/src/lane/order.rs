@@ -56,8 +56,8 @@ pub(crate) enum Head {
 pub(crate) struct Lines {
     order: Order,
     on_dead: OnDead,
-    lines: HashMap<Key, Line>,
-    /// Of everything in `lines`, in which.
+    by_key: HashMap<Key, Line>,
+    /// Of everything in `by_key`, in which.
     members: HashMap<EventId, Key>,
     /// Lines whose first may start.
     ready: VecDeque<Key>,
@@ -97,7 +97,7 @@ impl Lines {
         };
         if self.members.insert(event.id().clone(), key).is_none() {
             let member = Member { event: event.id().clone(), stands };
-            self.lines.entry(key).or_default().push_back(member);
+            self.by_key.entry(key).or_default().push_back(member);
         }
     }
 
@@ -106,7 +106,7 @@ impl Lines {
         if self.parked_bytes >= PARKED_BYTES_MAX {
             return 0;
         }
-        let lines = LINES_MAX.saturating_sub(self.lines.len());
+        let lines = LINES_MAX.saturating_sub(self.by_key.len());
         PARKED_MAX.saturating_sub(self.parked).min(lines)
     }
 
@@ -130,7 +130,7 @@ impl Lines {
                 continue;
             };
             let event = lease.event.id().clone();
-            let line = self.lines.entry(key).or_default();
+            let line = self.by_key.entry(key).or_default();
             if self.members.insert(event.clone(), key).is_none() {
                 line.push_back(Member { event, stands: Stands::Parked(lease) });
                 if line.len() == 1 {
@@ -158,7 +158,8 @@ impl Lines {
             let lease = if let Some(lease) = self.loose.pop_front() {
                 lease
             } else if let Some(key) = self.ready.pop_front() {
-                let Some(first) = self.lines.get_mut(&key).and_then(|line| line.front_mut()) else {
+                let Some(first) = self.by_key.get_mut(&key).and_then(|line| line.front_mut())
+                else {
                     continue;
                 };
                 match std::mem::replace(&mut first.stands, Stands::Waiting) {
@@ -184,7 +185,7 @@ impl Lines {
     /// What the store has answered to the end of an attempt.
     pub(crate) fn settled(&mut self, settlement: &Settlement, settled: Settled) {
         let Some((key, at)) = self.position(settlement.delivery.event()) else { return };
-        let member = &mut self.lines.get_mut(&key).expect("it was found there")[at];
+        let member = &mut self.by_key.get_mut(&key).expect("it was found there")[at];
         if !matches!(member.stands, Stands::InFlight(fence) if fence == settlement.fence) {
             // Claimed again meanwhile; the newer lease tells.
             return;
@@ -211,7 +212,7 @@ impl Lines {
             parked += 1;
             bytes += lease.event.weight();
         };
-        for member in self.lines.values_mut().flatten() {
+        for member in self.by_key.values_mut().flatten() {
             match &member.stands {
                 Stands::Parked(lease) if fences.contains(&lease.fence) => leave(lease),
                 Stands::InFlight(fence) if fences.contains(fence) => {}
@@ -228,7 +229,7 @@ impl Lines {
         });
         self.parked -= parked;
         self.parked_bytes -= bytes;
-        let lines = &self.lines;
+        let lines = &self.by_key;
         self.ready.retain(|key| {
             let first = lines.get(key).and_then(|line| line.front());
             first.is_some_and(|first| matches!(first.stands, Stands::Parked(_)))
@@ -238,7 +239,7 @@ impl Lines {
     /// Somebody has set a dead delivery of the event aside. Returns whether it was in the way.
     pub(crate) fn purged(&mut self, event: &EventId) -> bool {
         let Some((key, at)) = self.position(event) else { return false };
-        if !matches!(self.lines[&key][at].stands, Stands::Dead) {
+        if !matches!(self.by_key[&key][at].stands, Stands::Dead) {
             return false;
         }
         self.remove(key, at);
@@ -247,7 +248,7 @@ impl Lines {
 
     /// The leases that it holds.
     pub(crate) fn leases(&self) -> Vec<(DeliveryId, Fence)> {
-        let in_lines = self.lines.values().flatten().filter_map(|member| match &member.stands {
+        let in_lines = self.by_key.values().flatten().filter_map(|member| match &member.stands {
             Stands::Parked(lease) => Some(lease),
             _ => None,
         });
@@ -256,12 +257,12 @@ impl Lines {
 
     fn position(&self, event: &EventId) -> Option<(Key, usize)> {
         let key = *self.members.get(event)?;
-        let at = self.lines.get(&key)?.iter().position(|member| member.event == *event)?;
+        let at = self.by_key.get(&key)?.iter().position(|member| member.event == *event)?;
         Some((key, at))
     }
 
     fn remove(&mut self, key: Key, at: usize) {
-        let Entry::Occupied(mut line) = self.lines.entry(key) else { return };
+        let Entry::Occupied(mut line) = self.by_key.entry(key) else { return };
         if let Some(member) = line.get_mut().remove(at) {
             self.members.remove(&member.event);
         }

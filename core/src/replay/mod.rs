@@ -4,12 +4,11 @@
 //! store; the engine runs jobs.
 
 mod job;
-mod rate;
 mod record;
 
+pub use crate::rate::{InvalidRate, Rate};
 pub(crate) use job::Step;
 pub use job::{Counts, InvalidJobId, Job, JobId, JobState, Preview, REQUEST_BYTES_MAX, Request};
-pub use rate::{InvalidRate, Rate};
 pub(crate) use record::{CANCEL_PREFIX, PREFIX, Record, Runner};
 
 /// Most jobs that one bus runs at once; further ones wait for their turn, the oldest first.

@@ -25,6 +25,7 @@ pub const DELAY_MAX: Duration = Duration::from_hours(720);
 pub struct Policy {
     schedule: Vec<Duration>,
     jitter: f64,
+    age_max: Option<Duration>,
 }
 
 /// A policy that breaks a rule, in words.
@@ -61,12 +62,54 @@ impl Policy {
         if !(0.0..=1.0).contains(&jitter) {
             return Err(InvalidPolicy(format!("expected a jitter of 0 to 1, found {jitter}")));
         }
-        Ok(Self { schedule, jitter })
+        Ok(Self { schedule, jitter, age_max: None })
+    }
+
+    /// Delays that grow: `first`, then each `factor` times as long as the one before, at most `max`;
+    /// `attempts` in all, the first one included.
+    ///
+    /// # Errors
+    /// More than 101 attempts or none, a delay above 30 days, a factor outside 1..=100, a jitter
+    /// outside 0..=1.
+    pub fn exponential(
+        first: Duration,
+        factor: f64,
+        max: Duration,
+        attempts: u32,
+        jitter: f64,
+    ) -> Result<Self, InvalidPolicy> {
+        if !(1.0..=100.0).contains(&factor) {
+            return Err(InvalidPolicy(format!("expected a factor of 1 to 100, found {factor}")));
+        }
+        if attempts == 0 || attempts as usize > SCHEDULE_LEN_MAX + 1 {
+            let most = SCHEDULE_LEN_MAX + 1;
+            return Err(InvalidPolicy(format!("expected 1 to {most} attempts, found {attempts}")));
+        }
+        let max = max.min(DELAY_MAX);
+        let longest = max.as_secs_f64();
+        let delays = (0..attempts as i32 - 1).map(|power| {
+            // Compared as numbers: a power may be beyond every duration.
+            let delay = first.as_secs_f64() * factor.powi(power);
+            if delay < longest { Duration::from_secs_f64(delay) } else { max }
+        });
+        Self::new(delays.collect(), jitter)
+    }
+
+    /// Gives a delivery up rather than try it again so long after its event happened.
+    #[must_use]
+    pub fn age_max(mut self, age: Option<Duration>) -> Self {
+        self.age_max = age;
+        self
+    }
+
+    /// How long after its event happened a delivery may be tried; `None`: as long as the schedule.
+    pub fn oldest(&self) -> Option<Duration> {
+        self.age_max
     }
 
     /// One attempt and no more.
     pub fn never() -> Self {
-        Self { schedule: Vec::new(), jitter: 0.0 }
+        Self { schedule: Vec::new(), jitter: 0.0, age_max: None }
     }
 
     /// The delays between attempts.
@@ -97,7 +140,7 @@ impl Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { schedule: SCHEDULE_DEFAULT.to_vec(), jitter: JITTER_DEFAULT }
+        Self { schedule: SCHEDULE_DEFAULT.to_vec(), jitter: JITTER_DEFAULT, age_max: None }
     }
 }
 
@@ -120,6 +163,25 @@ mod tests {
         assert_eq!(policy.delay(policy.attempts_max(), 0), None);
         assert_eq!(policy.delay(0, 0), None);
         assert_eq!(policy.delay(u32::MAX, 0), None);
+    }
+
+    #[test]
+    fn exponential_delays_grow_up_to_their_bound() {
+        let seconds = |policy: Policy| -> Vec<u64> {
+            policy.schedule().iter().map(Duration::as_secs).collect()
+        };
+        let policy = |first: u64, factor: f64, max: u64, attempts: u32| {
+            let (first, max) = (Duration::from_secs(first), Duration::from_secs(max));
+            Policy::exponential(first, factor, max, attempts, 0.0)
+        };
+        assert_eq!(seconds(policy(1, 2.0, 10, 7).unwrap()), [1, 2, 4, 8, 10, 10]);
+        assert_eq!(seconds(policy(5, 1.0, 10, 3).unwrap()), [5, 5]);
+        assert!(policy(1, 2.0, 10, 1).unwrap().schedule().is_empty());
+        let longest = policy(1, 100.0, u64::MAX, 101).unwrap();
+        assert_eq!(longest.schedule().last(), Some(&DELAY_MAX));
+        for refused in [policy(1, 0.5, 10, 3), policy(1, f64::NAN, 10, 3), policy(1, 2.0, 10, 0)] {
+            assert!(refused.is_err());
+        }
     }
 
     #[test]

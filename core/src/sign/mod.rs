@@ -1,14 +1,21 @@
-//! Signatures by the Standard Webhooks specification: made by senders, checked by receivers.
+//! Signatures by the Standard Webhooks specification, and as GitHub and Stripe send them: made by
+//! senders, checked by receivers.
 //!
 //! Pure: bytes in, text or a verdict out; no clock, no protocol. The signed text is the message id,
 //! the Unix time in seconds and the raw body, joined by dots, so that neither can be changed and an
 //! old request cannot be sent again later. Rules:
 //! <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>.
 
+mod fresh;
+pub mod github;
 mod key;
+pub mod stripe;
+mod text_key;
 mod verify;
 
+pub use fresh::{key_pair, secret};
 pub use key::{InvalidKey, Key, SYMMETRIC_KEY_BYTES};
+pub use text_key::{InvalidTextKey, TEXT_KEY_BYTES, TextKey};
 pub use verify::{Refused, SIGNATURES_MAX, SignedHeaders, TOLERANCE_DEFAULT, verify};
 
 /// The header with the message's id: the same on every attempt.

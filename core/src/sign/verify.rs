@@ -33,7 +33,7 @@ pub struct SignedHeaders<'a> {
 pub enum Refused {
     /// This header is missing or empty.
     Missing(&'static str),
-    /// `webhook-timestamp` is not whole Unix seconds.
+    /// The time that the message carries is not whole Unix seconds.
     Timestamp,
     /// The message's time lies further in the past than the tolerance.
     TooOld,
@@ -47,9 +47,7 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing(name) => write!(f, "the header {name} is missing"),
-            Self::Timestamp => {
-                write!(f, "the header {HEADER_TIMESTAMP} is not a time in Unix seconds")
-            }
+            Self::Timestamp => f.write_str("the message's time is not in whole Unix seconds"),
             Self::TooOld => f.write_str("the message is too old"),
             Self::TooNew => f.write_str("the message's time is in the future"),
             Self::Signature => f.write_str("no signature fits the message and a known key"),
@@ -78,6 +76,19 @@ pub fn verify(
     let timestamp = given(headers.timestamp, HEADER_TIMESTAMP)?;
     let signatures = given(headers.signature, HEADER_SIGNATURE)?;
 
+    let prefix = prefix(id, near(timestamp, now, tolerance)?);
+    for signature in signatures.split(' ').take(SIGNATURES_MAX) {
+        let Some((scheme, base64)) = signature.split_once(',') else { continue };
+        let Ok(signature) = BASE64_STANDARD.decode(base64) else { continue };
+        if keys.iter().any(|key| key.accepts(scheme, &signature, &prefix, body)) {
+            return Ok(());
+        }
+    }
+    Err(Refused::Signature)
+}
+
+/// The time in Unix seconds that `timestamp` says, where it is within `tolerance` of `now`.
+pub(super) fn near(timestamp: &str, now: Timestamp, tolerance: Duration) -> Result<i64, Refused> {
     // Digits only: a sign, a fraction or a space would be signed as another text than we rebuild.
     if !timestamp.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(Refused::Timestamp);
@@ -91,16 +102,7 @@ pub fn verify(
     if age < tolerance.saturating_neg() {
         return Err(Refused::TooNew);
     }
-
-    let prefix = prefix(id, seconds);
-    for signature in signatures.split(' ').take(SIGNATURES_MAX) {
-        let Some((scheme, base64)) = signature.split_once(',') else { continue };
-        let Ok(signature) = BASE64_STANDARD.decode(base64) else { continue };
-        if keys.iter().any(|key| key.accepts(scheme, &signature, &prefix, body)) {
-            return Ok(());
-        }
-    }
-    Err(Refused::Signature)
+    Ok(seconds)
 }
 
 fn given<'a>(value: Option<&'a str>, name: &'static str) -> Result<&'a str, Refused> {

@@ -21,7 +21,7 @@ use crate::error::Error;
 /// Makes sinks of one kind out of configuration.
 ///
 /// `Settings` holds the keys of an endpoint's table that are the sink's own; the common ones (`id`,
-/// `name`, `sink`, `events`, `enabled`, `timeout`, `concurrency`, `retry`) are taken out before.
+/// `name`, `sink`, `events`, `filter`, `enabled`, `timeout`, `concurrency`, `retry`) are taken out before.
 /// Derive `Deserialize` with `#[serde(deny_unknown_fields)]`, and `JsonSchema`: the schema, the
 /// reference page and the nearest-key hints come from it. Use [`Secret`](crate::config::Secret) for
 /// values that must not be shown.

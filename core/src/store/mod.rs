@@ -350,8 +350,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// As for [`find`](Self::find).
-    async fn stats(&self, now: Timestamp) -> Result<Vec<EndpointStats>, Error> {
-        let _ = now;
+    async fn stats(&self) -> Result<Vec<EndpointStats>, Error> {
         Err(unsupported("tell statistics"))
     }
 

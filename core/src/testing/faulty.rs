@@ -216,8 +216,8 @@ impl<S: Store> Store for FaultyStore<S> {
         self.inner.store.find(query, page).await
     }
 
-    async fn stats(&self, now: Timestamp) -> Result<Vec<EndpointStats>, Error> {
-        self.inner.store.stats(now).await
+    async fn stats(&self) -> Result<Vec<EndpointStats>, Error> {
+        self.inner.store.stats().await
     }
 
     async fn dead(&self) -> Result<Vec<DeadLetters>, Error> {

@@ -426,7 +426,7 @@ async fn counts_what_became_of_attempts(store: &impl Store) {
     let (leases, _) = claim(store, "a", 1, at(0)).await;
     let expired = Settlement { attempt: None, ..settlement(&leases[0], Decision::Expired) };
     store.settle(&[expired]).await.expect("settle");
-    let stats = store.stats(at(60)).await.expect("stats");
+    let stats = store.stats().await.expect("stats");
     let found: Vec<&EndpointId> = stats.iter().map(|stats| &stats.endpoint).collect();
     assert_eq!(found, [&id("a")], "only endpoints that had an attempt");
     let series = &stats[0].series;
@@ -450,7 +450,7 @@ async fn refuses_history_when_closed(store: &impl Store) {
         assert!(refused.expect("a closed store answers nothing").is_closed());
     };
     is_closed(store.find(&Query::new(), Page::newest()).await.err());
-    is_closed(store.stats(at(1)).await.err());
+    is_closed(store.stats().await.err());
     is_closed(store.dead().await.err());
     is_closed(store.replay(&again, None, at(1)).await.err());
     is_closed(store.purge(&again, at(1)).await.err());

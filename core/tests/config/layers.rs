@@ -34,14 +34,18 @@ sink = "http"
 enabled = false
 url = "https://api.example.com/webhook"
 events = ["match", "model.**"]
+filter = { payload = { tier = { "$in" = ["gold"] } } }
 headers = { x-token = "0123", "x.dotted" = "true" }
 secrets = ["one", { env = "SECRET_TWO" }]
 format = "cloudevents-binary"
 connect_timeout = "3s"
 timeout = "1m 30s"
 concurrency = 3
-retry = { schedule = ["1s", "2m"], jitter = 1 }
-order = "none"
+rate = "100/s"
+breaker = { failures = 7, pause = "1s", pause_max = "1m" }
+retry = { schedule = ["1s", "2m"], jitter = 1, max_age = "3d" }
+order = "key"
+on_dead = "block"
 
 [[endpoints]]
 sink = "file"
@@ -55,13 +59,16 @@ sink = "print"
 [defaults]
 timeout = "5s"
 concurrency = 2
+rate = "30/m"
+breaker = false
 order = "none"
+on_dead = "park"
 format = "standard"
 connect_timeout = "1s"
 headers = { x-default = "yes" }
 secrets = ["three"]
 rotate = { keep = 9 }
-retry = { schedule = [], jitter = 0.25 }
+retry = { first = "1s", factor = 3, max = "1h", attempts = 5, max_age = "1d", jitter = 0.25 }
 
 [network]
 allow = ["127.0.0.0/8", "::1"]
@@ -104,14 +111,18 @@ fn as_json() -> Value {
                 "enabled": false,
                 "url": "https://api.example.com/webhook",
                 "events": ["match", "model.**"],
+                "filter": { "payload": { "tier": { "$in": ["gold"] } } },
                 "headers": { "x-token": "0123", "x.dotted": "true" },
                 "secrets": ["one", { "env": "SECRET_TWO" }],
                 "format": "cloudevents-binary",
                 "connect_timeout": "3s",
                 "timeout": "1m 30s",
                 "concurrency": 3,
-                "retry": { "schedule": ["1s", "2m"], "jitter": 1 },
-                "order": "none",
+                "rate": "100/s",
+                "breaker": { "failures": 7, "pause": "1s", "pause_max": "1m" },
+                "retry": { "schedule": ["1s", "2m"], "jitter": 1, "max_age": "3d" },
+                "order": "key",
+                "on_dead": "block",
             },
             {
                 "sink": "file",
@@ -124,13 +135,19 @@ fn as_json() -> Value {
         "defaults": {
             "timeout": "5s",
             "concurrency": 2,
+            "rate": "30/m",
+            "breaker": false,
             "order": "none",
+            "on_dead": "park",
             "format": "standard",
             "connect_timeout": "1s",
             "headers": { "x-default": "yes" },
             "secrets": ["three"],
             "rotate": { "keep": 9 },
-            "retry": { "schedule": [], "jitter": 0.25 },
+            "retry": {
+                "first": "1s", "factor": 3, "max": "1h", "attempts": 5,
+                "max_age": "1d", "jitter": 0.25,
+            },
         },
         "network": { "allow": ["127.0.0.0/8", "::1"] },
         "alerts": { "failing_after": 3, "backlog_events": 500, "interval": "5m" },
@@ -192,7 +209,14 @@ fn the_sample_has_every_key() {
     assert_eq!(keys(&sample["server"]), properties(&definitions["Server"]));
     assert_eq!(keys(&sample["server"]["tokens"][0]), properties(&definitions["Token"]));
     assert_eq!(keys(&sample["defaults"]), properties(&schema["properties"]["defaults"]));
-    assert_eq!(keys(&sample["defaults"]["retry"]), properties(&definitions["Retry"]));
+    let retries = [&sample["defaults"]["retry"], &sample["endpoints"][0]["retry"]];
+    let retries: BTreeSet<String> = retries.into_iter().flat_map(keys).collect();
+    assert_eq!(retries, properties(&definitions["Retry"]));
+    let breaker = &sample["endpoints"][0]["breaker"];
+    assert_eq!(
+        keys(breaker),
+        properties(&schema["properties"]["defaults"]["properties"]["breaker"])
+    );
     let branches = schema["properties"]["endpoints"]["items"]["oneOf"].as_array().unwrap();
     let all: BTreeSet<String> = branches.iter().flat_map(properties).collect();
     let sample: BTreeSet<String> =

@@ -243,3 +243,18 @@ fn sizes_of_the_bus() {
     assert_eq!(config.bus.batch_bytes_max, ByteSize(131_072));
     assert_eq!(config.bus.memory.bytes_max, ByteSize(1_000_000));
 }
+
+/// A null in a filter is a condition. Elsewhere it says the same as an absent key, and a filter that
+/// lost it would let every event through.
+#[test]
+fn a_null_in_a_filter_is_kept() {
+    let text =
+        r#"{"endpoints": [{"url": "https://a.example", "filter": {"payload": {"a": null}}}]}"#;
+    let config = load(Format::Json, text, &[]).unwrap();
+    let passes = |payload: &'static str| {
+        config.endpoints[0].asks_for(&postrider::NewEvent::raw("x", payload).unwrap()).is_ok()
+    };
+    assert!(passes(r#"{"a": null}"#));
+    assert!(!passes(r#"{"a": 1}"#));
+    assert!(!passes("{}"));
+}

@@ -240,7 +240,7 @@ tokens = [{ name = "a", token = "x", scopes = ["read"] }, { name = "a", token = 
 timeout = 10
 concurrency = 5000
 retry = { schedule = ["5s", 5, "31d"], jitter = 2 }
-rate = "1/s"
+rate = "1/d"
 format = "xml"
 url = "x""#,
         &[
@@ -249,9 +249,9 @@ url = "x""#,
             r#"4: defaults.retry.schedule[1]: expected a duration with a unit, such as "10s", "5m" or "1h 30m", found 5 — write "5s""#,
             r#"4: defaults.retry.schedule[2]: expected at most 30d, found "31d""#,
             "4: defaults.retry.jitter: expected 0 to 1, found 2",
-            "5: defaults.rate: not yet supported by this version — remove it",
+            r#"5: defaults.rate: expected a rate such as 100/s, 30/m or 10/h, found "1/d""#,
             r#"6: defaults.format: expected "guide" or "standard" or "cloudevents-binary", found "xml""#,
-            "7: defaults.url: unknown key — known here: concurrency, connect_timeout, format, headers, order, retry, rotate, secrets, timeout",
+            "7: defaults.url: unknown key — known here: breaker, concurrency, connect_timeout, format, headers, on_dead, order, rate, retry, rotate, secrets, timeout",
         ],
     );
     toml("endpoints = 3", &["1: endpoints: expected a list of tables, found 3"]);
@@ -279,12 +279,49 @@ fn in_endpoints() {
     );
     endpoint(
         r#"tiemout = "10s"
-rate = "1/s"
-order = "key""#,
+rate = "fast"
+order = "keys"
+on_dead = "drop""#,
         &[
             r#"4: endpoints[0].tiemout: unknown key — did you mean "timeout"?"#,
-            "5: endpoints[0].rate: not yet supported by this version — remove it",
-            r#"6: endpoints[0].order: expected "none", found "key" — this version does not keep an order yet"#,
+            r#"5: endpoints[0].rate: expected a rate such as 100/s, 30/m or 10/h, found "fast""#,
+            r#"6: endpoints[0].order: expected "none" or "key" or "all", found "keys" — did you mean "key"?"#,
+            r#"7: endpoints[0].on_dead: expected "park" or "block", found "drop""#,
+        ],
+    );
+    endpoint("concurrency = 0", &["4: endpoints[0].concurrency: expected 1 to 4096, found 0"]);
+    endpoint(
+        r#"concurrency = "adaptiv""#,
+        &[
+            r#"4: endpoints[0].concurrency: expected 1 to 4096, "adaptive" or { min = 1, max = 256 }, found "adaptiv""#,
+        ],
+    );
+    endpoint(
+        "concurrency = { min = 9, max = 3 }",
+        &[
+            "4: endpoints[0].concurrency: expected a min of at least 1 and a max of at least min and at most 4096, found a table",
+        ],
+    );
+    endpoint(
+        r#"breaker = { failures = 3, pause = "10m" }"#,
+        &[
+            "4: endpoints[0].breaker: expected at least 1 failure and a pause of 1ms to pause_max, found a table",
+        ],
+    );
+    endpoint(
+        r#"retry = { schedule = ["1s"], first = "1s", attempts = 3 }"#,
+        &["4: endpoints[0].retry.first: cannot stand beside a schedule — take one of the two out"],
+    );
+    endpoint(
+        "retry = { factor = 3 }",
+        &[
+            r#"4: endpoints[0].retry.factor: means nothing without the first delay — add first, such as "5s", or take it out"#,
+        ],
+    );
+    endpoint(
+        r#"retry = { first = "1s" }"#,
+        &[
+            "4: endpoints[0].retry.first: needs attempts: how many there are in all — add attempts, such as 8",
         ],
     );
     endpoint("events = []", &["4: endpoints[0].events: expected at least one element, found none"]);
@@ -660,4 +697,28 @@ fn errors_are_bounded() {
     let text = format!("network.allow = [{}]", "1,".repeat(100_000));
     let errors = load(Format::Toml, &text, &[]).unwrap_err();
     assert_eq!(errors.iter().count(), ERRORS_MAX);
+}
+
+/// Each mistake in a filter has its own place.
+#[test]
+fn in_filters() {
+    endpoint(
+        r#"filter = { payload = { amount = { "$gtt" = 1 } }, body = { a = 1 } }"#,
+        &[
+            r#"4: endpoints[0].filter.payload.amount."$gtt": unknown operator — did you mean "$gt"?"#,
+            r#"4: endpoints[0].filter.body: unknown key — did you mean "payload"?"#,
+        ],
+    );
+    endpoint(
+        r#"filter = [{ sql = "x" }]"#,
+        &[
+            "4: endpoints[0].filter[0].sql: unknown dialect — known here: exact, prefix, suffix, all, any, not",
+        ],
+    );
+    endpoint(
+        "filter = 3",
+        &[
+            "4: endpoints[0].filter: expected a table of conditions — write for example filter = { payload = { amount = { \"$gte\" = 100 } } }",
+        ],
+    );
 }

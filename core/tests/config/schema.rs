@@ -57,7 +57,9 @@ fn agrees_with_the_loader() {
     check("/endpoints/0", "tiemout", json!("1s"), false);
     check("/endpoints/0", "retry", json!({ "schedule": [], "jitter": 1 }), true);
     check("/endpoints/0", "retry", json!({ "jitter": 1.5 }), false);
-    check("/endpoints/0", "order", json!("key"), false);
+    check("/endpoints/0", "order", json!("key"), true);
+    check("/endpoints/0", "order", json!("keys"), false);
+    check("/endpoints/0", "on_dead", json!("drop"), false);
     check("/endpoints/0", "secrets", json!(["a", { "env": "MY_APP_TOKEN" }]), true);
     check("/endpoints/0", "secrets", json!([{ "enf": "MY_APP_TOKEN" }]), false);
     check("/endpoints/1", "url", json!("https://a.example"), false);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use postrider::delivery::{Ack, Cause, Nack, Outcome, StateKind};
-use postrider::replay::Request;
 use postrider::endpoint::{OnDead, Order};
+use postrider::replay::Request;
 use postrider::retry::Policy;
 use postrider::sink::{Attempt, Sink};
 use postrider::store::{MemoryStore, Query};
@@ -16,7 +16,8 @@ use postrider::testing::{RecordingSink, Step, TestClock};
 use postrider::{Bus, Endpoint, NewEvent};
 
 const SECOND: Duration = Duration::from_secs(1);
-const DAY: Duration = Duration::from_secs(86_400);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 
 /// Looks at first arrivals: within a key their numbers must rise.
 #[derive(Default)]
@@ -183,7 +184,7 @@ async fn a_restart_keeps_the_heads() {
 
         let sink = RecordingSink::default();
         let bus = bus(&store, ordered(sink.clone(), on_dead)).await;
-        let left = bus.flush(DAY).await.unwrap().total();
+        let left = bus.flush(HOUR).await.unwrap().total();
         let expect: Vec<String> = (0..20).map(|number: u64| number.to_string()).collect();
         if on_dead == OnDead::Block {
             assert_eq!((left, numbers(&sink).len()), (19, 0));

@@ -18,7 +18,7 @@ async fn bus(folder: &TempDir, sink: &RecordingSink) -> Bus {
     let retry = Policy::new(vec![Duration::from_millis(5); 5], 0.0).unwrap();
     Bus::builder()
         .store(store.open().await.unwrap())
-        .endpoint(Endpoint::builder("a", sink.clone()).retry(retry).build())
+        .endpoint(Endpoint::builder("a", sink.clone()).retry(retry).breaker(None).build())
         .open()
         .await
         .unwrap()

@@ -15,8 +15,8 @@ use postrider::testing::Disk;
 use super::ledger::{START, Workload, open};
 
 const NAME: u8 = 1;
-const EVENT: u8 = 2;
-const SETTLE: u8 = 3;
+pub(super) const EVENT: u8 = 2;
+pub(super) const SETTLE: u8 = 3;
 const MOVED: u8 = 4;
 const MARK: u8 = 5;
 
@@ -33,7 +33,7 @@ fn signed(out: &mut Vec<u8>, value: i64) {
 }
 
 /// The body of an event with one-byte everything, for `targets`.
-fn event(number: i64, targets: &[u64]) -> Vec<u8> {
+pub(super) fn event(number: i64, targets: &[u64]) -> Vec<u8> {
     let mut body = vec![0];
     signed(&mut body, number);
     signed(&mut body, 0);
@@ -73,7 +73,7 @@ fn named(number: u64) -> Vec<u8> {
 }
 
 /// A log of one segment with these records.
-async fn log(records: &[(u8, Vec<u8>)]) -> Disk {
+pub(super) async fn log(records: &[(u8, Vec<u8>)]) -> Disk {
     let mut work = Workload::new(3);
     while work.disk.segments().is_empty() {
         work.act().await.unwrap();

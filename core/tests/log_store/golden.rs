@@ -97,7 +97,7 @@ async fn listing(store: &LogStore) -> String {
         let state = serde_json::to_string(&dead.state).unwrap();
         lines.push(format!("dead {} {state} {}", dead.endpoint, dead.count));
     }
-    for stats in store.stats(at(1000)).await.unwrap() {
+    for stats in store.stats().await.unwrap() {
         let (series, endpoint) = (&stats.series, &stats.endpoint);
         let totals = serde_json::to_string(&series.totals()).unwrap();
         let day = series.window(Window::Day, at(1000));

@@ -316,7 +316,7 @@ async fn what_is_counted_survives_reopening() {
             work.act().await;
         }
         let lost = [Lost::Nothing, Lost::Checkpoint, Lost::All][round % 3];
-        let stats = sorted(work.store.stats(work.now).await.unwrap());
+        let stats = sorted(work.store.stats().await.unwrap());
         let mut dead = work.store.dead().await.unwrap();
         // Leases end with the process.
         let states = |all: BTreeMap<u64, EventRecord>| -> Vec<(String, u32, bool)> {
@@ -326,7 +326,7 @@ async fn what_is_counted_survives_reopening() {
         let before = states(work.everything().await);
         work.reopen(lost).await;
         told = (stats.len(), dead.len());
-        assert_eq!(sorted(work.store.stats(work.now).await.unwrap()), stats, "{lost:?}");
+        assert_eq!(sorted(work.store.stats().await.unwrap()), stats, "{lost:?}");
         let mut again = work.store.dead().await.unwrap();
         dead.sort_by_key(|dead| format!("{dead:?}"));
         again.sort_by_key(|dead| format!("{dead:?}"));
@@ -364,7 +364,7 @@ async fn totals_and_notes_outlive_their_segments() {
         }
         if n % 100 == 99 {
             work.reopen(if n % 200 == 199 { Lost::Nothing } else { Lost::All }).await;
-            let stats = work.store.stats(at(n)).await.unwrap();
+            let stats = work.store.stats().await.unwrap();
             let totals = stats[0].series.totals();
             assert_eq!((totals.succeeded, totals.dead), (delivered, dead), "after {n}");
         }

@@ -304,8 +304,8 @@ impl Pair {
     async fn compare_sums(&self) {
         assert_eq!(dead(&self.log).await, dead(&self.memory).await);
         assert_eq!(self.log.notes().await.unwrap(), self.memory.notes().await.unwrap());
-        let mut log = self.log.stats(self.now).await.unwrap();
-        let mut memory = self.memory.stats(self.now).await.unwrap();
+        let mut log = self.log.stats().await.unwrap();
+        let mut memory = self.memory.stats().await.unwrap();
         log.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
         memory.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
         assert_eq!(log, memory);

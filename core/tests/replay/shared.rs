@@ -96,8 +96,8 @@ impl Store for Told {
         self.past()?.find(query, page).await
     }
 
-    async fn stats(&self, now: Timestamp) -> Result<Vec<EndpointStats>, Error> {
-        self.past()?.stats(now).await
+    async fn stats(&self) -> Result<Vec<EndpointStats>, Error> {
+        self.past()?.stats().await
     }
 
     async fn dead(&self) -> Result<Vec<DeadLetters>, Error> {

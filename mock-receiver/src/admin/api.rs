@@ -1,6 +1,6 @@
 //! The calls of the API.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
@@ -8,13 +8,13 @@ use hyper::{Method, Request, StatusCode, body::Incoming};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::{Problem, Reply, json_reply, reply};
+use super::{Problem, Reply, assert, bins, json_reply, listener, more, reply};
 use crate::{
     Matcher,
     capture::BIN_BYTES_MAX,
     filter::Filter,
     receiver::{Shared, WAIT_DEFAULT},
-    script::json::{BinDocument, shown},
+    script::derive,
     store::Totals,
     view::Summary,
     wait::{Miss, Wanted, wait},
@@ -27,16 +27,28 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest page of a list, also of what a wait returns.
 const PAGE_MAX: usize = 1_000;
 const PAGE_DEFAULT: usize = 100;
-const WAIT_MAX: Duration = Duration::from_mins(10);
+pub(super) const WAIT_MAX: Duration = Duration::from_mins(10);
 
 /// Answers one call that has passed the guard.
-pub(super) async fn route(shared: &Shared, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub(super) async fn route(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Reply, Problem> {
     let path = request.uri().path().to_owned();
     let Some(call) = path.strip_prefix("/api/v1/") else {
         return Err(Problem::not_found("the API is under /api/v1, for example /api/v1/requests"));
     };
     let segments: Vec<&str> = call.split('/').collect();
     let query = request.uri().query().unwrap_or_default().to_owned();
+    if let Some(answer) = more::route(shared, request.method(), &segments, &query).await {
+        return answer;
+    }
+    if segments == ["assert"] {
+        return match request.method() {
+            &Method::POST => assert::check(shared, &body(request).await?).await,
+            _ => Err(Problem::method_not_allowed("POST")),
+        };
+    }
     match (segments.as_slice(), request.method()) {
         (["requests"], &Method::GET) => list(shared, &query),
         (["requests"], &Method::DELETE) => clear(shared, &query),
@@ -50,23 +62,52 @@ pub(super) async fn route(shared: &Shared, request: Request<Incoming>) -> Result
             let body = find(shared, seq)?.body.clone();
             Ok(reply(StatusCode::OK, "application/octet-stream", body))
         }
-        (["requests", _] | ["requests", _, "body"], _) => Err(Problem::method_not_allowed("GET")),
         (["wait"], &Method::POST) => wait_for(shared, &body(request).await?).await,
-        (["wait"], _) => Err(Problem::method_not_allowed("POST")),
+        (["bins"], &Method::POST) => bins::make(shared),
+        (["wait" | "bins"], _) => Err(Problem::method_not_allowed("POST")),
+        (["listener"], &Method::GET) => listener::show(shared),
+        (["listener"], &Method::PUT) => {
+            listener::set(shared, &parse(&body(request).await?)?)?;
+            listener::show(shared)
+        }
+        (["listener"], _) => Err(Problem::method_not_allowed("GET, PUT")),
+        (["ca.pem"], &Method::GET) => match &shared.authority {
+            Some(authority) => {
+                let pem = authority.pem().to_owned().into();
+                Ok(reply(StatusCode::OK, "application/x-pem-file", pem))
+            }
+            None => Err(Problem::not_found("the capture address speaks no TLS; start with --tls")),
+        },
+        (["requests", seq, "scenario"], &Method::GET) => {
+            no_parameters(&query)?;
+            let capture = find(shared, seq)?;
+            json_reply(&derive::scenario(&capture))
+        }
+        (["requests", seq, "test"], &Method::GET) => {
+            no_parameters(&query)?;
+            let capture = find(shared, seq)?;
+            let test = derive::test(&capture).into();
+            Ok(reply(StatusCode::OK, "text/plain; charset=utf-8", test))
+        }
+        (["requests", _] | ["requests", _, "body" | "scenario" | "test"] | ["ca.pem"], _) => {
+            Err(Problem::method_not_allowed("GET"))
+        }
         (["bins", bin], _) if bin.is_empty() || bin.len() > BIN_BYTES_MAX => {
             Err(Problem::bad_request(format!("the name of a bin has 1 to {BIN_BYTES_MAX} bytes")))
         }
-        (["bins", bin], &Method::GET) => show_bin(shared, bin),
+        (["bins", bin], &Method::GET) => bins::show(shared, bin),
         (["bins", bin], &Method::PUT) => {
-            let document: BinDocument = parse(&body(request).await?)?;
-            let steps = document.steps().map_err(Problem::bad_request)?;
-            let set = shared.scripts.set(bin, steps, false);
-            set.map_err(|full| Problem::new(StatusCode::INSUFFICIENT_STORAGE, full.to_string()))?;
-            show_bin(shared, bin)
+            let taken = more::take(&body(request).await?)?;
+            if let Some(rest) = &taken.rest {
+                bins::set(shared, bin, parse(rest)?)?;
+            }
+            taken.set(shared, bin)?;
+            bins::show(shared, bin)
         }
         (["bins", bin], &Method::DELETE) => {
             shared.scripts.remove(bin);
             shared.store.clear(Some(bin));
+            let _ = shared.keyring.set(bin, Vec::new()); // Taking away cannot fail.
             Ok(reply(StatusCode::NO_CONTENT, "application/json", Bytes::new()))
         }
         (["bins", _], _) => Err(Problem::method_not_allowed("GET, PUT, DELETE")),
@@ -123,7 +164,7 @@ fn clear(shared: &Shared, query: &str) -> Result<Reply, Problem> {
     json_reply(&json!({ "deleted": shared.store.clear(bin.as_deref()) }))
 }
 
-fn find(shared: &Shared, seq: &str) -> Result<crate::Capture, Problem> {
+pub(super) fn find(shared: &Shared, seq: &str) -> Result<crate::Capture, Problem> {
     let seq = number("the sequence number", seq, 1, u64::MAX)?;
     shared.store.one(seq).ok_or_else(|| {
         Problem::not_found(format!("request {seq} was never captured, or is not held any more"))
@@ -179,45 +220,22 @@ fn unmet(miss: &Miss) -> Problem {
         .with("account", miss.to_string())
 }
 
-fn show_bin(shared: &Shared, bin: &str) -> Result<Reply, Problem> {
-    let script = shared.scripts.find(bin);
-    let totals = shared.store.totals(Some(bin));
-    if script.is_none() && totals.is_none() {
-        return Err(Problem::not_found(format!(
-            "bin {bin:?} has captured nothing and has no answer of its own"
-        )));
-    }
-    let Totals { held, evicted } = totals.unwrap_or_default();
-    let (answers, next) = match script.map(|script| script.steps()) {
-        Some((steps, next)) => (shown(&steps), Some(next)),
-        None => (json!(null), None),
-    };
-    json_reply(&json!({
-        "bin": bin,
-        "url": format!("http://{}/{bin}", shared.capture),
-        "total": held,
-        "evicted": evicted,
-        "answers": answers,
-        "next_answer": next,
-    }))
-}
-
-fn parameters(query: &str) -> impl Iterator<Item = (String, String)> {
+pub(super) fn parameters(query: &str) -> impl Iterator<Item = (String, String)> {
     form_urlencoded::parse(query.as_bytes()).map(|(name, value)| (name.into(), value.into()))
 }
 
-fn no_parameters(query: &str) -> Result<(), Problem> {
+pub(super) fn no_parameters(query: &str) -> Result<(), Problem> {
     let first = parameters(query).next();
     first.map_or(Ok(()), |(name, _)| {
         Err(Problem::bad_request(format!("unknown parameter {name:?}; this call has none")))
     })
 }
 
-fn unknown_parameter(name: &str, known: &str) -> Problem {
+pub(super) fn unknown_parameter(name: &str, known: &str) -> Problem {
     Problem::bad_request(format!("unknown parameter {name:?}; the parameters are {known}"))
 }
 
-fn number(name: &str, value: &str, min: u64, max: u64) -> Result<u64, Problem> {
+pub(super) fn number(name: &str, value: &str, min: u64, max: u64) -> Result<u64, Problem> {
     let parsed = value.parse().ok().filter(|number| (min..=max).contains(number));
     parsed.ok_or_else(|| {
         Problem::bad_request(format!(
@@ -226,7 +244,7 @@ fn number(name: &str, value: &str, min: u64, max: u64) -> Result<u64, Problem> {
     })
 }
 
-async fn body(request: Request<Incoming>) -> Result<Bytes, Problem> {
+pub(super) async fn body(request: Request<Incoming>) -> Result<Bytes, Problem> {
     let read = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
     match tokio::time::timeout(BODY_TIMEOUT, read).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
@@ -238,7 +256,7 @@ async fn body(request: Request<Incoming>) -> Result<Bytes, Problem> {
     }
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body)
         .map_err(|error| Problem::bad_request(format!("the body of the call: {error}")))
 }

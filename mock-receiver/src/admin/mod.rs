@@ -1,7 +1,11 @@
 //! The admin address: the API under `/api/v1`, behind a bearer token.
 
 mod api;
+mod assert;
+mod bins;
 mod guard;
+mod listener;
+mod more;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 

@@ -37,11 +37,20 @@ impl Headers {
     }
 
     /// Each line as its name, in the case in which it was sent, and its value without the
-    /// whitespace around it. Values may hold any byte from 0x80 up (RFC 9110 §5.5, `obs-text`).
+    /// whitespace around it. Values may hold any byte from 0x80 up (RFC 9110 §5.5, `obs-text`),
+    /// and the line ends of a folded line (RFC 9112 §5.2).
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.raw().split(|&byte| byte == b'\n').filter_map(|line| {
-            let colon = line.iter().position(|&byte| byte == b':')?;
-            Some((std::str::from_utf8(&line[..colon]).ok()?, line[colon + 1..].trim_ascii()))
+        let mut rest = self.raw();
+        std::iter::from_fn(move || {
+            while !rest.is_empty() {
+                let (line, more) = rest.split_at(line_end(rest));
+                rest = more;
+                let Some(colon) = memchr(b':', line) else { continue };
+                if let Ok(name) = std::str::from_utf8(&line[..colon]) {
+                    return Some((name, line[colon + 1..].trim_ascii()));
+                }
+            }
+            None
         })
     }
 
@@ -76,6 +85,18 @@ impl Headers {
     pub fn is_empty(&self) -> bool {
         self.iter().next().is_none()
     }
+}
+
+/// Behind a line and what is folded into it.
+fn line_end(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(found) = memchr(b'\n', &bytes[at..]) {
+        at += found + 1;
+        if !matches!(bytes.get(at), Some(b' ' | b'\t')) {
+            return at;
+        }
+    }
+    bytes.len()
 }
 
 /// Names only: values may be secrets.

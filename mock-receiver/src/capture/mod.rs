@@ -1,8 +1,13 @@
 //! What a request looked like: raw bytes first, every other view derived from them.
 
+mod h1;
+mod h2;
 mod headers;
+mod io;
+mod parse;
+mod reply;
 mod serve;
-mod wire;
+mod timeline;
 
 use std::{borrow::Cow, fmt, net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 
@@ -12,6 +17,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 pub use headers::Headers;
 pub(crate) use serve::{BIN_BYTES_MAX, serve};
+pub use timeline::{Closer, Timeline};
 
 /// One request as it was received, byte for byte.
 ///
@@ -61,9 +67,11 @@ pub struct Record {
     pub path: String,
     /// What follows the first `?` of the target, as sent; `None` without a `?`.
     pub query: Option<String>,
-    /// `HTTP/1.0` or `HTTP/1.1`.
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
     pub version: &'static str,
-    /// The header lines in the order, case and number in which they were sent.
+    /// The header lines in the order, case and number in which they were sent. HTTP/2 has no
+    /// lines: they are written as HTTP/1.1 would have them, `:authority` as `host`, and those of
+    /// the same name where the first of them stood.
     pub headers: Headers,
     /// The trailer lines after a chunked body; usually empty.
     pub trailers: Headers,
@@ -73,6 +81,8 @@ pub struct Record {
     pub body_bytes: u64,
     /// Why the request is not whole, when it is not.
     pub problem: Option<Problem>,
+    /// The problem in a sentence.
+    pub reason: Option<String>,
     /// Where the connection came from.
     pub peer: SocketAddr,
     /// The connection's number, from 1, in the order of acceptance.
@@ -83,6 +93,8 @@ pub struct Record {
     pub status: Option<u16>,
     /// From the complete head to the complete body.
     pub duration: Duration,
+    /// When what happened.
+    pub timeline: Timeline,
 }
 
 /// Why a [`Capture`] is not a whole request.
@@ -91,15 +103,30 @@ pub struct Record {
 pub enum Problem {
     /// The body is larger than the receiver keeps; the beginning is kept, the answer was 413.
     TooLarge,
-    /// The connection ended, or stopped making sense, before the body was complete.
+    /// The connection ended before head and body were complete.
     Incomplete,
     /// Nothing of the body came for too long; the answer was 408.
     Stalled,
     /// Too many bytes of bodies were on their way at once; the answer was 503.
     Overloaded,
+    /// It is not HTTP, or its framing makes no sense; kept as far as it came, the answer was 400,
+    /// 431 or 505.
+    Malformed,
+    /// A [`Fault`](crate::Fault) of ours ended it before its body was complete.
+    CutOff,
 }
 
 impl Problem {
+    /// All of them.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::TooLarge,
+        Self::Incomplete,
+        Self::Stalled,
+        Self::Overloaded,
+        Self::Malformed,
+        Self::CutOff,
+    ];
+
     /// The name by which the API and the program call it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -107,6 +134,8 @@ impl Problem {
             Self::Incomplete => "incomplete",
             Self::Stalled => "stalled",
             Self::Overloaded => "overloaded",
+            Self::Malformed => "malformed",
+            Self::CutOff => "cut_off",
         }
     }
 }
@@ -159,10 +188,39 @@ impl Record {
         self.headers.head()
     }
 
+    /// A request like those that senders of webhooks send, for tests.
+    #[cfg(test)]
+    pub(crate) fn sample(bin: Arc<str>) -> Self {
+        let head = "POST /orders/1 HTTP/1.1\r\nHost: 127.0.0.1:4010\r\nUser-Agent: sender/1.0\r\n\
+            Content-Type: application/json\r\nWebhook-Id: msg_2b7f0c\r\n\
+            Webhook-Timestamp: 1764513045\r\nContent-Length: 400\r\n\r\n";
+        Self {
+            seq: 0,
+            bin,
+            at: Timestamp::UNIX_EPOCH,
+            method: "POST".to_owned(),
+            path: "/orders/1".to_owned(),
+            query: None,
+            version: "HTTP/1.1",
+            headers: Headers::of_head(Bytes::copy_from_slice(head.as_bytes())),
+            trailers: Headers::default(),
+            body: Bytes::new(),
+            body_bytes: 0,
+            problem: None,
+            reason: None,
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            connection: 1,
+            request: 1,
+            status: Some(200),
+            duration: Duration::ZERO,
+            timeline: Timeline::new(None, Duration::ZERO),
+        }
+    }
+
     /// What it costs in memory, about.
     pub(crate) fn cost(&self) -> usize {
-        /// Index entries and the allocator's own share.
-        const OVERHEAD: usize = 160;
+        /// Index entries, the late part of the timeline and the allocator's own share.
+        const OVERHEAD: usize = 240;
         size_of::<Self>()
             + OVERHEAD
             + self.head().len()
@@ -170,6 +228,7 @@ impl Record {
             + self.body.len()
             + self.path.len()
             + self.query.as_ref().map_or(0, String::len)
+            + self.reason.as_ref().map_or(0, String::len)
     }
 }
 

@@ -1,170 +1,321 @@
-//! The capture address: takes requests in, keeps them, answers as scripted.
+//! The capture address: what every connection goes through, whatever is spoken on it.
 
 use std::{
-    future::pending,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
 use hyper::{
-    Request, StatusCode, Version,
-    body::{Body, Incoming},
-    header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
+    StatusCode,
+    header::{CONTENT_TYPE, HeaderValue},
 };
-use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::net::TcpStream;
 
 use super::{
-    Headers, Problem, Record,
-    wire::{HEAD_BYTES_MAX, Tee, Wire},
+    Headers, Problem, Record, Timeline, h1, h2,
+    io::{Socket, Wire},
+    timeline::{Closer, Late},
 };
 use crate::{
-    Response,
     receiver::Shared,
-    script::{Kind, keep_default},
+    script::{Answer, keep_default},
     store::TooManyBins,
+    tls,
 };
 
 /// The longest name of a bin.
 pub(crate) const BIN_BYTES_MAX: usize = 128;
+/// Where requests are kept whose bin cannot be made out.
+const STRAY_BIN: &str = "malformed";
 /// How much more than the largest body is read, and thrown away, so that the sender reads our
 /// 413 in the place of a reset.
-const DRAIN_BYTES_MAX: u64 = 64 << 20;
-/// A larger claim in `content-length` is not believed before the bytes come.
-const RESERVE_BYTES_MAX: usize = 64 << 10;
+pub(super) const DRAIN_BYTES_MAX: u64 = 64 << 20;
 
-type Reply = hyper::Response<Full<Bytes>>;
-
-/// The connection ends in the place of an answer.
-#[derive(Debug)]
-struct Ended;
-
-impl std::fmt::Display for Ended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ended without an answer")
-    }
-}
-
-impl std::error::Error for Ended {}
-
-struct Connection {
-    shared: Arc<Shared>,
-    wire: Arc<Wire>,
+/// What is known of a connection.
+pub(super) struct Connection {
+    pub(super) shared: Arc<Shared>,
     peer: SocketAddr,
     number: u64,
+    pub(super) accepted: Instant,
+    tls: Option<Duration>,
     requests: AtomicU64,
+    /// The timeline of the last request, which learns how the connection ended.
+    last: Mutex<Option<Late>>,
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, number: u64) {
-    let wire = Arc::new(Wire::default());
-    let io = TokioIo::new(Tee::new(stream, wire.clone(), shared.limits.idle_timeout));
-    let requests = AtomicU64::new(0);
-    let connection = Arc::new(Connection { shared, wire, peer, number, requests });
-    let served = http1::Builder::new()
-        .max_header_size(HEAD_BYTES_MAX)
-        .max_buf_size(2 * HEAD_BYTES_MAX)
-        .serve_connection(
-            io,
-            service_fn(|request| {
-                let connection = connection.clone();
-                async move {
-                    let reply = handle(&connection, request).await;
-                    connection.wire.answered();
-                    reply
-                }
-            }),
-        )
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(connection = number, %peer, error = %error, "capture connection ended");
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    tls: Option<tls::Acceptor>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    number: u64,
+) {
+    let accepted = Instant::now();
+    let limits = shared.limits;
+    let (socket, tls, speaks_h2) = match tls {
+        None => (Socket::Plain(stream), None, false),
+        Some(acceptor) => match Box::pin(acceptor.accept(stream, limits.idle_timeout)).await {
+            Ok(stream) => {
+                let speaks_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                (Socket::Tls(Box::new(stream)), Some(accepted.elapsed()), speaks_h2)
+            }
+            Err(error) => {
+                tracing::debug!(connection = number, %peer, error = %error, "no TLS handshake");
+                return;
+            }
+        },
+    };
+    let (requests, last) = (AtomicU64::new(0), Mutex::new(None));
+    let connection = Connection { shared, peer, number, accepted, tls, requests, last };
+    let mut wire = Wire::new(socket, limits.idle_timeout, limits.body_timeout);
+    let closer = if speaks_h2 || h2::is_preface(&mut wire).await {
+        let connection = Arc::new(connection);
+        let closer = h2::serve(connection.clone(), wire).await;
+        connection.ended(closer);
+        return;
+    } else {
+        h1::serve(&connection, &mut wire).await
+    };
+    connection.ended(closer);
+}
+
+/// The outer facts of a request, whatever was spoken.
+pub(super) struct Facts<'a> {
+    pub(super) head: Bytes,
+    pub(super) method: &'a str,
+    pub(super) target: &'a str,
+    pub(super) version: &'static str,
+    pub(super) first_byte: Duration,
+}
+
+impl Connection {
+    /// The record of a request whose head is complete, or the answer to one that has no bin.
+    pub(super) fn record(&self, facts: Facts<'_>) -> Result<Record, Answer> {
+        let (path, query) = split(facts.target);
+        let Some(bin) = bin_of(path) else {
+            return Err(explain(404, HOW_TO));
+        };
+        if bin.len() > BIN_BYTES_MAX {
+            let why = "the name of a bin, the first segment, has at most 128 bytes";
+            return Err(explain(404, why));
+        }
+        let bin = self.shared.store.bin(bin);
+        let bin = bin.map_err(|TooManyBins| explain(503, &TooManyBins.to_string()))?;
+        let mut timeline = Timeline::new(self.tls, facts.first_byte);
+        timeline.head = self.accepted.elapsed();
+        timeline.body = timeline.head;
+        Ok(Record {
+            seq: 0,
+            bin,
+            at: Timestamp::now(),
+            method: facts.method.to_owned(),
+            path: path.to_owned(),
+            query: query.map(str::to_owned),
+            version: facts.version,
+            headers: Headers::of_head(facts.head),
+            trailers: Headers::default(),
+            body: Bytes::new(),
+            body_bytes: 0,
+            problem: None,
+            reason: None,
+            peer: self.peer,
+            connection: self.number,
+            request: self.requests.fetch_add(1, Ordering::Relaxed) + 1,
+            status: None,
+            duration: Duration::ZERO,
+            timeline,
+        })
+    }
+
+    /// Keeps what came of a request whose head does not make sense, under the bin that it seems
+    /// to be for.
+    pub(super) fn keep_malformed(
+        &self,
+        head: &Bytes,
+        first_byte: Duration,
+        (problem, reason): (Problem, String),
+        status: Option<u16>,
+    ) -> Late {
+        let line = head.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        let line = String::from_utf8_lossy(line).into_owned();
+        let mut words = line.split_ascii_whitespace();
+        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let stray = bin_of(split(target).0).is_none_or(|bin| bin.len() > BIN_BYTES_MAX);
+        let facts =
+            |target| Facts { head: head.clone(), method, target, version: "HTTP/1.1", first_byte };
+        let root = format!("/{STRAY_BIN}");
+        let record = self.record(facts(if stray { &root } else { target }));
+        let Ok(mut record) = record else {
+            return Late::default(); // No room for its bin: nothing can be kept.
+        };
+        if stray {
+            split(target).0.clone_into(&mut record.path);
+        }
+        (record.problem, record.reason, record.status) = (Some(problem), Some(reason), status);
+        let late = self.follow(&record);
+        self.shared.store.push(record);
+        late
+    }
+
+    /// Takes a request whose body has come, or has not, and decides the answer; `None` where the
+    /// sender is gone.
+    pub(super) fn take(&self, mut record: Record, body: Collected) -> Option<Answer> {
+        record.timeline.body = self.accepted.elapsed();
+        record.duration = record.timeline.body.saturating_sub(record.timeline.head);
+        record.trailers = body.trailers;
+        (record.body, record.body_bytes) = (body.kept, body.read);
+        let Some((problem, reason)) = body.problem else {
+            return Some(match self.shared.scripts.find(&record.bin) {
+                Some(script) => script.answer(record, &self.shared.store),
+                None => keep_default(record, &self.shared.store),
+            });
+        };
+        let status = match problem {
+            Problem::TooLarge => 413,
+            Problem::Stalled => 408,
+            Problem::Overloaded => 503,
+            Problem::Malformed => 400,
+            Problem::Incomplete | Problem::CutOff => 0,
+        };
+        (record.problem, record.status) = (Some(problem), Some(status).filter(|&code| code > 0));
+        let answer = (status > 0).then(|| explain(status, &reason));
+        record.reason = Some(reason);
+        self.shared.store.push(record);
+        answer
+    }
+
+    /// Takes a request that a fault has ended; it uses up no step of its bin's scenario.
+    pub(super) fn take_cut(&self, mut record: Record, body: Collected) {
+        record.timeline.body = self.accepted.elapsed();
+        record.duration = record.timeline.body.saturating_sub(record.timeline.head);
+        (record.body, record.body_bytes) = (body.kept, body.read);
+        (record.problem, record.reason) = body.problem.unzip();
+        self.shared.store.push(record);
+    }
+
+    /// The late part of the timeline of what is now the last request.
+    pub(super) fn follow(&self, record: &Record) -> Late {
+        let late = record.timeline.late();
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(late.clone());
+        late
+    }
+
+    fn ended(&self, closer: Closer) {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(late) = last {
+            late.closed(self.accepted, closer);
+        }
     }
 }
 
-async fn handle(connection: &Connection, request: Request<Incoming>) -> Result<Reply, Ended> {
-    let at = Timestamp::now();
-    let began = Instant::now();
-    let number = connection.requests.fetch_add(1, Ordering::Relaxed) + 1;
-    let head = connection.wire.next_head().unwrap_or_default();
-    let Some(target) = target_of(&head, &request) else {
-        tracing::error!(connection = connection.number, "lost the framing of a connection");
-        return Ok(explain(500, "mock-receiver lost track of this connection; please report it"));
-    };
-    let (path, query) = match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (target, None),
-    };
-    let Some(bin) = bin_of(path) else {
-        return Ok(explain(404, HOW_TO));
-    };
-    if bin.len() > BIN_BYTES_MAX {
-        return Ok(explain(404, "the name of a bin, the first segment, has at most 128 bytes"));
-    }
-    let shared = &connection.shared;
-    let Ok(bin) = shared.store.bin(bin) else {
-        return Ok(explain(503, &TooManyBins.to_string()));
-    };
-    let (path, query) = (path.to_owned(), query.map(str::to_owned));
-    let method = request.method().as_str().to_owned();
-    let version = if request.version() == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" };
-    let body = collect(request, shared).await;
-    let trailers = connection.wire.trailers(number).filter(|lines| lines.len() > 2);
-    let record = Record {
-        seq: 0,
-        bin,
-        at,
-        method,
-        path,
-        query,
-        version,
-        headers: Headers::of_head(head),
-        trailers: trailers.map_or_else(Headers::default, Headers::of_lines),
-        body: body.kept,
-        body_bytes: body.read,
-        problem: body.problem,
-        peer: connection.peer,
-        connection: connection.number,
-        request: number,
-        status: None,
-        duration: began.elapsed(),
-    };
-    if let Some(problem) = record.problem {
-        return refuse(record, problem, shared);
-    }
-    let response = match shared.scripts.find(&record.bin) {
-        Some(script) => script.answer(record, &shared.store),
-        None => keep_default(record, &shared.store),
-    };
-    answer(response, &connection.wire).await
+/// A body, as far as it came.
+pub(super) struct Collected {
+    pub(super) kept: Bytes,
+    pub(super) read: u64,
+    pub(super) trailers: Headers,
+    pub(super) problem: Option<(Problem, String)>,
 }
 
-/// The target as sent, if the head is that of this request: evidence must not be mixed up.
-fn target_of<'a>(head: &'a [u8], request: &Request<Incoming>) -> Option<&'a str> {
-    let line = head.split(|&byte| byte == b'\n').next()?;
-    let mut words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
-    let (method, target) = (words.next()?, words.next()?);
-    // The origin of an absolute target (RFC 9112 §3.2.2) is not part of the path.
+impl Collected {
+    pub(super) fn none() -> Self {
+        Self { kept: Bytes::new(), read: 0, trailers: Headers::default(), problem: None }
+    }
+
+    pub(super) fn refused(problem: Problem, why: String) -> Self {
+        Self { problem: Some((problem, why)), ..Self::none() }
+    }
+}
+
+/// The part of a body that has come, within all bounds and in memory of its own.
+pub(super) struct Kept<'a> {
+    bytes: Vec<u8>,
+    read: u64,
+    body_bytes_max: usize,
+    inflight: &'a AtomicUsize,
+    inflight_max: usize,
+    /// Ours of the bytes that are on their way.
+    ours: usize,
+}
+
+/// A larger claim in `content-length` is not believed before the bytes come.
+const RESERVE_BYTES_MAX: u64 = 64 << 10;
+
+impl<'a> Kept<'a> {
+    pub(super) fn new(shared: &'a Shared, claimed: u64) -> Self {
+        let bytes = Vec::with_capacity(claimed.min(RESERVE_BYTES_MAX) as usize);
+        let (body_bytes_max, inflight_max) =
+            (shared.limits.body_bytes_max, shared.limits.inflight_bytes_max);
+        Self { bytes, read: 0, body_bytes_max, inflight: &shared.inflight, inflight_max, ours: 0 }
+    }
+
+    pub(super) fn read(&self) -> u64 {
+        self.read
+    }
+
+    /// Takes more; the error says why no more is taken.
+    pub(super) fn add(&mut self, data: &[u8]) -> Result<(), (Problem, String)> {
+        self.read += data.len() as u64;
+        let room = data.len().min(self.body_bytes_max - self.bytes.len());
+        self.ours += room;
+        if self.inflight.fetch_add(room, Ordering::Relaxed) + room > self.inflight_max {
+            let why = "too many bytes of bodies are on their way at once".to_owned();
+            return Err((Problem::Overloaded, why));
+        }
+        self.bytes.extend_from_slice(&data[..room]);
+        if self.read > self.body_bytes_max as u64 + DRAIN_BYTES_MAX {
+            return Err(too_large(self.body_bytes_max));
+        }
+        Ok(())
+    }
+
+    pub(super) fn done(mut self, ended: Result<Headers, (Problem, String)>) -> Collected {
+        let large = self.read > self.body_bytes_max as u64;
+        let (trailers, problem) = match ended {
+            Ok(trailers) => (trailers, large.then(|| too_large(self.body_bytes_max))),
+            Err(problem) => (Headers::default(), Some(problem)),
+        };
+        let kept = std::mem::take(&mut self.bytes).into_boxed_slice().into();
+        Collected { kept, read: self.read, trailers, problem }
+    }
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.inflight.fetch_sub(self.ours, Ordering::Relaxed);
+    }
+}
+
+/// What is left of a body that a fault does not let be read.
+pub(super) fn stopped() -> Collected {
+    let why = "reading was stopped behind the head, as the fault asks for".to_owned();
+    Collected::refused(Problem::CutOff, why)
+}
+
+pub(super) fn too_large(max: usize) -> (Problem, String) {
+    (Problem::TooLarge, format!("the body exceeds {max} bytes"))
+}
+
+pub(super) fn stalled(limit: Duration) -> (Problem, String) {
+    (Problem::Stalled, format!("no byte of the body came for {limit:?}"))
+}
+
+/// Path and query of a target, without the origin that it may have (RFC 9112 §3.2.2).
+fn split(target: &str) -> (&str, Option<&str>) {
     let target = match target.split_once("://") {
         Some((_, rest)) if !target.starts_with('/') => rest.find('/').map_or("/", |at| &rest[at..]),
         _ => target,
     };
-    if method == "CONNECT" {
-        return Some(target); // An authority (RFC 9112 §3.2.3), which hyper has no path for.
+    match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
     }
-    let path = target.split(['?', '#']).next()?;
-    (method == request.method().as_str() && path == request.uri().path()).then_some(target)
 }
 
 /// The first segment of the path.
@@ -172,124 +323,15 @@ fn bin_of(path: &str) -> Option<&str> {
     path.strip_prefix('/')?.split('/').next().filter(|bin| !bin.is_empty())
 }
 
-struct Collected {
-    kept: Bytes,
-    read: u64,
-    problem: Option<Problem>,
-}
-
-/// Reads the body within all bounds, into memory of its own: frames of hyper share large buffers.
-async fn collect(request: Request<Incoming>, shared: &Shared) -> Collected {
-    let max = shared.limits.body_bytes_max;
-    let expects = request.headers().contains_key(EXPECT);
-    let mut body = request.into_body();
-    if body.is_end_stream() {
-        return Collected { kept: Bytes::new(), read: 0, problem: None };
-    }
-    let claimed = body.size_hint().exact().unwrap_or(0);
-    if expects && claimed > max as u64 {
-        // It asked whether to send, so it can be told before.
-        return Collected { kept: Bytes::new(), read: 0, problem: Some(Problem::TooLarge) };
-    }
-    let mut kept = Vec::with_capacity((claimed as usize).min(RESERVE_BYTES_MAX));
-    let inflight_max = shared.limits.inflight_bytes_max;
-    let mut inflight = Inflight { all: &shared.inflight, ours: 0, max: inflight_max };
-    let mut read = 0;
-    let problem = loop {
-        let data = match timeout(shared.limits.body_timeout, body.frame()).await {
-            Err(_) => break Some(Problem::Stalled),
-            Ok(None) => break None,
-            Ok(Some(Err(_))) => break Some(Problem::Incomplete),
-            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-        };
-        read += data.len() as u64;
-        let room = data.len().min(max - kept.len());
-        if !inflight.add(room) {
-            break Some(Problem::Overloaded);
-        }
-        kept.extend_from_slice(&data[..room]);
-        if read > max as u64 + DRAIN_BYTES_MAX {
-            break None;
-        }
-    };
-    let problem = problem.or((read > max as u64).then_some(Problem::TooLarge));
-    Collected { kept: kept.into_boxed_slice().into(), read, problem }
-}
-
-/// A body's share of the bytes that may be on their way.
-struct Inflight<'a> {
-    all: &'a AtomicUsize,
-    ours: usize,
-    max: usize,
-}
-
-impl Inflight<'_> {
-    fn add(&mut self, bytes: usize) -> bool {
-        self.ours += bytes;
-        self.all.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.max
-    }
-}
-
-impl Drop for Inflight<'_> {
-    fn drop(&mut self) {
-        self.all.fetch_sub(self.ours, Ordering::Relaxed);
-    }
-}
-
-/// Keeps a request that is not whole, without a step of its bin's script.
-fn refuse(mut record: Record, problem: Problem, shared: &Shared) -> Result<Reply, Ended> {
-    let (status, why) = match problem {
-        Problem::TooLarge => {
-            (413, format!("the body exceeds {} bytes", shared.limits.body_bytes_max))
-        }
-        Problem::Stalled => {
-            (408, format!("no byte of the body came for {:?}", shared.limits.body_timeout))
-        }
-        Problem::Overloaded => {
-            (503, "too many bytes of bodies are on their way at once".to_owned())
-        }
-        Problem::Incomplete => {
-            shared.store.push(record);
-            return Err(Ended); // Nobody is there to read an answer.
-        }
-    };
-    record.status = Some(status);
-    shared.store.push(record);
-    let mut reply = explain(status, &why);
-    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    Ok(reply)
-}
-
-async fn answer(response: Response, wire: &Wire) -> Result<Reply, Ended> {
-    if !response.delay.is_zero() {
-        sleep(response.delay).await;
-    }
-    match response.kind {
-        Kind::Hang => pending::<Result<Reply, Ended>>().await,
-        Kind::Reset => {
-            wire.reset_on_close();
-            Err(Ended)
-        }
-        Kind::Status(status) => {
-            let mut reply = Reply::new(Full::new(response.body));
-            *reply.status_mut() = status;
-            for (name, value) in response.headers {
-                reply.headers_mut().append(name, value);
-            }
-            Ok(reply)
-        }
-    }
-}
-
 const HOW_TO: &str = "nothing is captured here: send to /BIN or /BIN/any/path with any method, \
     and read it back from the admin address under /api/v1/requests?bin=BIN";
 
-fn explain(status: u16, detail: &str) -> Reply {
+/// An answer of the receiver's own.
+pub(super) fn explain(status: u16, detail: &str) -> Answer {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let document = crate::admin::problem_document(status, detail);
-    let mut reply = Reply::new(Full::new(document.into()));
-    *reply.status_mut() = status;
+    let body = crate::admin::problem_document(status, detail).into();
     let json = HeaderValue::from_static("application/problem+json");
-    reply.headers_mut().insert(CONTENT_TYPE, json);
-    reply
+    let headers = vec![(CONTENT_TYPE, json)];
+    let delay = Duration::ZERO;
+    Answer { status, headers, body, delay, fault: None }
 }

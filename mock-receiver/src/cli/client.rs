@@ -11,6 +11,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::Remote;
@@ -25,6 +26,9 @@ pub(super) struct Refusal {
     pub(super) detail: String,
     /// What came instead, where a wait ended without it.
     pub(super) account: Option<String>,
+    /// The report of a check that failed, where one was asked for.
+    pub(super) html: Option<String>,
+    pub(super) har: Option<Box<RawValue>>,
 }
 
 /// Calls and returns the answer's body; `waits` is how long the call itself may take.

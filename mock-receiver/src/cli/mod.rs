@@ -2,12 +2,14 @@
 
 mod client;
 mod look;
+mod more;
 mod serve;
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use mock_receiver::Matcher;
+use serde_json::{Map, Value, json};
 
 /// Captures webhooks byte for byte, answers them, and lets you look.
 ///
@@ -31,9 +33,24 @@ struct ServeArguments {
     /// Where to serve the admin API; port 0 takes any free one
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4011", value_parser = address)]
     admin: SocketAddr,
+    /// What bins answer: a TOML, YAML or JSON file
+    #[arg(long, value_name = "FILE")]
+    scenario: Vec<std::path::PathBuf>,
+    /// Speak TLS on the capture address, with a certificate for its loopback names
+    #[arg(long)]
+    tls: bool,
+    /// Open a further address whose TLS handshake is bad in this way; may be given several times
+    #[arg(long, value_name = "FAULT", value_parser = tls_fault)]
+    bad_tls: Vec<mock_receiver::TlsFault>,
+    /// Keep captures in this folder across restarts; made when there is none
+    #[arg(long, value_name = "DIR")]
+    store: Option<std::path::PathBuf>,
     /// The bearer token of the admin API; made when not given
     #[arg(long, env = "MOCK_RECEIVER_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// A secret with which senders sign; several while one is rotated out, the current one first
+    #[arg(long, value_name = "SECRET", env = "MOCK_RECEIVER_SECRET", hide_env_values = true)]
+    secret: Vec<String>,
     /// Machine output: a line with the addresses and the token, then one line per request
     #[arg(long)]
     json: bool,
@@ -69,13 +86,124 @@ enum Command {
         #[arg(long)]
         filter: Option<String>,
     },
-    /// Shows one request: its head as sent, and its body
+    /// Shows one request: its head as sent, its body, and what is known of its signatures
     Show {
         #[command(flatten)]
         remote: Remote,
         /// The number of the request
         seq: u64,
     },
+    /// Shows what came by message: attempts, gaps, answers, what came again
+    Deliveries {
+        #[command(flatten)]
+        remote: Remote,
+        /// The bin
+        #[arg(long)]
+        bin: String,
+        /// What holds the id: a header, or a JSON pointer (/data/id); else the usual ones
+        #[arg(long)]
+        key: Option<String>,
+        /// The gaps that are expected, and what differs from them is said: 5s,5m,30m
+        #[arg(long)]
+        schedule: Option<String>,
+    },
+    /// Checks what a running receiver has captured; exit code 1 and an account if it does not hold
+    Assert(AssertArguments),
+    /// Says in what two requests differ
+    Diff {
+        #[command(flatten)]
+        remote: Remote,
+        /// The number of the one
+        a: u64,
+        /// The number of the other
+        b: u64,
+    },
+    /// Writes requests for other tools
+    Export {
+        #[command(flatten)]
+        remote: Remote,
+        /// How
+        #[arg(long, value_enum, default_value = "har")]
+        format: more::Format,
+        /// Only this bin
+        #[arg(long)]
+        bin: Option<String>,
+        /// Only these, as in ls
+        #[arg(long)]
+        filter: Option<String>,
+        /// Where curl is to send
+        #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4010")]
+        to: String,
+        /// Only the requests with these numbers
+        #[arg(conflicts_with_all = ["bin", "filter"])]
+        seqs: Vec<u64>,
+    },
+}
+
+#[derive(Args)]
+#[group(skip)]
+struct AssertArguments {
+    #[command(flatten)]
+    remote: Remote,
+    /// The bin
+    #[arg(long)]
+    bin: String,
+    /// What holds the id of a message: a header, or a JSON pointer (/data/id)
+    #[arg(long)]
+    key: Option<String>,
+    /// Only these requests, as in wait
+    #[arg(long, value_name = "JSON", value_parser = matcher)]
+    r#match: Option<Matcher>,
+    /// Each message was answered with 2xx once and did not come again
+    #[arg(long)]
+    exactly_once: bool,
+    /// Messages were taken over in the order of this header or JSON pointer
+    #[arg(long, value_name = "KEY")]
+    ordered_by: Option<String>,
+    /// Messages were tried again after these gaps: 5s,5m,30m
+    #[arg(long, value_name = "GAPS", value_delimiter = ',', value_parser = duration)]
+    backoff: Vec<Duration>,
+    /// How far from a gap is still right, as a part of it
+    #[arg(long, default_value_t = 0.2, requires = "backoff")]
+    tolerance: f64,
+    /// Each request has a signature that holds with this secret
+    #[arg(long, value_name = "SECRET")]
+    signed_with: Option<String>,
+    /// Nothing more comes for this long
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    none_within: Option<Duration>,
+    /// Where to write report.html and report.har if a check does not hold
+    #[arg(long, value_name = "FOLDER")]
+    report: Option<PathBuf>,
+}
+
+impl AssertArguments {
+    /// The body of the call.
+    fn document(&self) -> Value {
+        let mut document = Map::new();
+        let mut put = |name: &str, value: Value| drop(document.insert(name.to_owned(), value));
+        put("bin", json!(self.bin));
+        put("exactly_once", json!(self.exactly_once));
+        if let Some(matcher) = &self.r#match {
+            put("match", json!(matcher));
+        }
+        if !self.backoff.is_empty() {
+            let millis: Vec<_> = self.backoff.iter().map(Duration::as_millis).collect();
+            put("backoff", json!({ "schedule_ms": millis, "tolerance": self.tolerance }));
+        }
+        let within = self.none_within.map(|within| json!(within.as_millis()));
+        for (name, value) in [
+            ("key", self.key.as_ref().map(|key| json!(key))),
+            ("ordered_by", self.ordered_by.as_ref().map(|key| json!(key))),
+            ("signed_with", self.signed_with.as_ref().map(|secret| json!(secret))),
+            ("none_within_ms", within),
+        ] {
+            if let Some(value) = value {
+                put(name, value);
+            }
+        }
+        document.into()
+    }
 }
 
 /// A running receiver.
@@ -109,6 +237,19 @@ pub(crate) fn run() -> ExitCode {
                 look::ls(&remote, bin.as_deref(), filter.as_deref()).await
             }
             Some(Command::Show { remote, seq }) => look::show(&remote, seq).await,
+            Some(Command::Deliveries { remote, bin, key, schedule }) => {
+                more::deliveries(&remote, &bin, key.as_deref(), schedule.as_deref()).await
+            }
+            Some(Command::Assert(asked)) => {
+                let waits = asked.none_within.unwrap_or_default();
+                more::assert(&asked.remote, asked.document(), waits, asked.report.as_deref()).await
+            }
+            Some(Command::Diff { remote, a, b }) => more::diff(&remote, a, b).await,
+            Some(Command::Export { remote, format, bin, filter, to, seqs }) => {
+                let (bin, filter) = (bin.as_deref(), filter.as_deref());
+                let wanted = more::Wanted { seqs: &seqs, bin, filter };
+                more::export(&remote, format, wanted, &to).await
+            }
         }
     });
     // A thread that is still busy writing to a reader that does not read must not keep us.
@@ -129,6 +270,13 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     bare.parse().map_err(|_| "expected IP:PORT, for example 127.0.0.1:4010".to_owned())
 }
 
+fn tls_fault(text: &str) -> Result<mock_receiver::TlsFault, String> {
+    let all = mock_receiver::TlsFault::ALL;
+    all.into_iter().find(|fault| fault.as_str() == text).ok_or_else(|| {
+        format!("expected one of {}", all.map(mock_receiver::TlsFault::as_str).join(", "))
+    })
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let end = text.find(|byte: char| !byte.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
@@ -136,6 +284,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         "ms" => Some(1),
         "s" => Some(1_000),
         "m" => Some(60_000),
+        "h" => Some(3_600_000),
         _ => None,
     };
     let number = number.parse::<u64>().ok();
@@ -143,7 +292,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         .zip(millis)
         .and_then(|(number, millis)| number.checked_mul(millis))
         .map(Duration::from_millis)
-        .ok_or_else(|| "expected a number and ms, s or m, for example 10s".to_owned())
+        .ok_or_else(|| "expected a number and ms, s, m or h, for example 10s".to_owned())
 }
 
 fn matcher(text: &str) -> Result<Matcher, String> {
@@ -179,7 +328,7 @@ mod tests {
         assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
-        for wrong in ["", "s", "10", "-1s", "1h", "1.5s", "99999999999999999999s"] {
+        for wrong in ["", "s", "10", "-1s", "1d", "1.5s", "99999999999999999999s"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
     }

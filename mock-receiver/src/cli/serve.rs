@@ -1,13 +1,14 @@
 //! Running a receiver: the start line, a line per request, and a clean end.
 
 use std::{
+    fmt::Write as _,
     io::{self, IsTerminal, Write},
     sync::mpsc as std_mpsc,
     thread,
     time::Duration,
 };
 
-use mock_receiver::{Capture, Receiver};
+use mock_receiver::{Capture, Receiver, TlsFault};
 use serde_json::json;
 use tokio::{select, sync::mpsc};
 
@@ -26,13 +27,30 @@ pub(super) async fn serve(arguments: ServeArguments) -> Result<(), String> {
         .admin(arguments.admin)
         .threads(thread::available_parallelism().map_or(1, usize::from));
     let given = arguments.token.is_some();
+    for file in arguments.scenario {
+        builder = builder.scenario_file(file);
+    }
+    for fault in arguments.bad_tls {
+        builder = builder.bad_tls(fault);
+    }
+    if let Some(dir) = arguments.store {
+        builder = builder.store(dir);
+    }
+    if arguments.tls {
+        builder = builder.tls();
+    }
     if let Some(token) = arguments.token {
         builder = builder.token(token);
+    }
+    for secret in arguments.secret {
+        builder = builder.secret(secret);
     }
     let receiver = builder.start().await.map_err(|error| format!("{error:?}"))?;
 
     let (lines, printed) = printer(arguments.json, announcement(&receiver, arguments.json, given));
-    let mut seq = 0;
+    // What a folder holds from before is listed by `ls`, and not printed as if it came now.
+    let mut seq = receiver.last_seq();
+    let mut told = false;
     loop {
         select! {
             signal = &mut end => {
@@ -52,6 +70,10 @@ pub(super) async fn serve(arguments: ServeArguments) -> Result<(), String> {
                     eprintln!("mock-receiver: {missed} requests were gone before they could be printed");
                 }
                 seq = last;
+                if let Some(why) = receiver.store_problem().filter(|_| !told) {
+                    eprintln!("mock-receiver: captures are not written to --store any more: {why}");
+                    told = true;
+                }
                 room.send(captures);
             }
         }
@@ -63,20 +85,32 @@ pub(super) async fn serve(arguments: ServeArguments) -> Result<(), String> {
 }
 
 fn announcement(receiver: &Receiver, json: bool, token_given: bool) -> String {
-    let capture = format!("http://{}", receiver.addr());
+    let capture = receiver.url("");
+    let capture = capture.trim_end_matches('/');
     let (admin, token) = (receiver.admin_url(), receiver.token());
     if json {
         // Programs that start us read exactly this line, with its keys in this order.
+        let ca = receiver.ca_pem().map_or(String::new(), |pem| format!(r#","ca":{}"#, json!(pem)));
         return format!(
-            r#"{{"capture":{},"admin":{},"token":{}}}"#,
+            r#"{{"capture":{},"admin":{},"token":{}{ca}}}"#,
             json!(capture),
             json!(admin),
             json!(token)
         );
     }
     let token = if token_given { "(the one given)" } else { token };
+    let mut bad = String::new();
+    for fault in TlsFault::ALL {
+        if let Some(url) = receiver.bad_tls_url(fault, "BIN") {
+            let _ = writeln!(bad, "bad TLS       {url} ({})", fault.as_str()); // A string cannot fail.
+        }
+    }
+    let ca = match receiver.ca_pem() {
+        Some(_) => format!("CA to trust   {admin}/api/v1/ca.pem (with the token)\n"),
+        None => String::new(),
+    };
     format!(
-        "capturing at  {capture}/BIN/any/path\nadmin API at  {admin}/api/v1\ntoken         {token}\n"
+        "capturing at  {capture}/BIN/any/path\nadmin API at  {admin}/api/v1\ntoken         {token}\n{bad}{ca}"
     )
 }
 

@@ -158,7 +158,7 @@ async fn answers_are_set_and_shown_over_the_api() {
         (r#"{"answer":{"delay_ms":600001}}"#, "600000"),
         (r#"{"answer":{},"answers":[{}]}"#, "exactly one"),
         (r#"{"answers":[]}"#, "at least one"),
-        (r#"{"secret":"x"}"#, "secret"),
+        (r#"{"secrt":"x"}"#, "secrt"),
         ("nonsense", "line 1"),
     ] {
         let answer = call(&receiver, "PUT", "bins/b", wrong).await;

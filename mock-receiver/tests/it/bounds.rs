@@ -99,7 +99,10 @@ async fn a_head_beyond_the_bound_is_refused() {
     let many = "X-Many: 1\r\n".repeat(101);
     let answer = raw(receiver.addr(), format!("POST /a HTTP/1.1\r\n{many}\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
-    assert_eq!(receiver.requests("a").len(), 1);
+    let seen = receiver.requests("a");
+    let problems: Vec<_> = seen.iter().map(|capture| capture.problem).collect();
+    assert_eq!(problems, [None, Some(Problem::TooLarge), Some(Problem::TooLarge)]);
+    assert!(seen[1].head().len() > 64 << 10 && seen[1].head().len() < 256 << 10);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use mock_receiver::Receiver;
+use mock_receiver::{Closer, Problem, Receiver};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::support::{DEADLINE, call, post, raw, read_answer};
@@ -164,17 +164,25 @@ async fn old_and_careful_senders_are_served() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_refused_and_no_bin_is_told_so() {
+async fn what_is_not_http_is_refused_and_kept_and_no_bin_is_told_so() {
     let receiver = Receiver::start().await.unwrap();
     for wrong in [
-        "POST /a HTTP/1.1\r\nHost: a\r\nX-Folded: one\r\n two\r\nContent-Length: 0\r\n\r\n",
+        "POST /a HTTP/1.1 HTTP/1.1\r\nHost: a\r\n\r\n",
         "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
         "POST /a HTTP/1.1\r\nBad Name: a\r\n\r\n",
     ] {
         let answer = raw(receiver.addr(), wrong).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{wrong:?}: {answer}");
+        let seen = receiver.requests("a").pop().expect("is kept");
+        assert_eq!((seen.problem, seen.status), (Some(Problem::Malformed), Some(400)));
+        assert!(wrong.as_bytes().starts_with(seen.head()) && seen.head().ends_with(b"\r\n\r\n"));
+        let reason = seen.reason.as_deref().expect("a reason");
+        let told: serde_json::Value =
+            serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        assert_eq!(told["detail"], reason);
     }
+    receiver.clear("a");
     let root = post(&receiver, "/", "", "x").await;
     assert!(root.starts_with("HTTP/1.1 404") && root.contains("/BIN/any/path"), "{root}");
     let long = post(&receiver, &format!("/{}", "b".repeat(129)), "", "x").await;
@@ -189,6 +197,98 @@ async fn what_is_not_http_is_refused_and_no_bin_is_told_so() {
     assert!(raw(receiver.addr(), odd).await.starts_with("HTTP/1.1 200"));
     let seen = &receiver.requests("a")[0];
     assert_eq!((seen.path.as_str(), seen.query.as_deref()), ("/a/\u{fc}", Some("\u{fc}#x")));
+}
+
+/// Malformed requests are what a developer of a sender most needs to see: kept as far as they
+/// came, in the bin that they seem to be for, with the reason.
+#[tokio::test]
+async fn malformed_requests_are_kept_as_far_as_they_came() {
+    let receiver = Receiver::start().await.unwrap();
+    let chunks = "POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n";
+    let answer = raw(receiver.addr(), chunks).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let seen = &receiver.requests("a")[0];
+    assert_eq!((seen.problem, seen.body.as_ref()), (Some(Problem::Malformed), &b"abc"[..]));
+    assert!(seen.reason.as_deref().unwrap().contains("\"zz\""), "{:?}", seen.reason);
+    let long = "POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n";
+    raw(receiver.addr(), long).await;
+    let seen = &receiver.requests("a")[1];
+    assert!(seen.reason.as_deref().unwrap().contains("longer than its size"), "{:?}", seen.reason);
+
+    raw(receiver.addr(), b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").await;
+    let seen = &receiver.requests("malformed")[0];
+    assert!(seen.reason.as_deref().unwrap().contains("--tls"), "{:?}", seen.reason);
+    assert_eq!(seen.head(), b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
+
+    let mut half = TcpStream::connect(receiver.addr()).await.unwrap();
+    half.write_all(b"PUT /half/x?y HTTP/1.1\r\nHo").await.unwrap();
+    half.shutdown().await.unwrap();
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while receiver.requests("half").is_empty() {
+        assert!(std::time::Instant::now() < deadline, "never captured");
+        tokio::task::yield_now().await;
+    }
+    let seen = &receiver.requests("half")[0];
+    assert_eq!((seen.problem, seen.status), (Some(Problem::Incomplete), None));
+    assert_eq!((seen.path.as_str(), seen.query.as_deref()), ("/half/x", Some("y")));
+    assert_eq!(seen.head(), b"PUT /half/x?y HTTP/1.1\r\nHo");
+    let listed = call(&receiver, "GET", "requests?bin=half", "").await.json();
+    assert_eq!(listed["requests"][0]["problem"], "incomplete");
+    assert!(listed["requests"][0]["reason"].as_str().unwrap().contains("head was complete"));
+}
+
+#[tokio::test]
+async fn folded_lines_are_kept_folded() {
+    let receiver = Receiver::start().await.unwrap();
+    let head = "POST /a HTTP/1.1\r\nX-Folded: one\r\n  two\r\n\tthree\r\nNext: 1\r\n\
+        Connection: close\r\n\r\n";
+    assert!(raw(receiver.addr(), head).await.starts_with("HTTP/1.1 200"));
+    let seen = &receiver.requests("a")[0];
+    assert_eq!(seen.head(), head.as_bytes());
+    assert_eq!(seen.headers.get("x-folded"), Some("one\r\n  two\r\n\tthree"));
+    assert_eq!((seen.header("next"), seen.headers.len()), (Some("1"), 3));
+}
+
+/// Each moment stands where it happened, and the end says who made it.
+#[tokio::test]
+async fn a_timeline_tells_what_happened_when_and_who_closed() {
+    let receiver = Receiver::start().await.unwrap();
+    let pause = std::time::Duration::from_millis(30);
+    receiver.on("a").respond(mock_receiver::Response::received().delay(pause));
+    let mut sender = TcpStream::connect(receiver.addr()).await.unwrap();
+    let mut pace = tokio::time::interval_at(tokio::time::Instant::now() + pause, pause);
+    for part in ["POST /a HTTP/1.1\r\n", "Content-Length: 4\r\n\r\n", "body"] {
+        pace.tick().await;
+        sender.write_all(part.as_bytes()).await.unwrap();
+    }
+    read_answer(&mut sender).await;
+    sender.write_all(b"GET /a HTTP/1.1\r\n\r\n").await.unwrap();
+    read_answer(&mut sender).await;
+    drop(sender);
+    let deadline = std::time::Instant::now() + DEADLINE;
+    let seen = loop {
+        let seen = receiver.requests("a");
+        if seen.get(1).is_some_and(|capture| capture.timeline.closed().is_some()) {
+            break seen;
+        }
+        assert!(std::time::Instant::now() < deadline, "{:?}", seen[1].timeline);
+        tokio::task::yield_now().await;
+    };
+    let first = &seen[0].timeline;
+    let moments = [first.first_byte, first.head, first.body, first.answer_began().unwrap()];
+    assert!(moments[0] >= pause, "{first:?}");
+    assert!(moments.windows(2).all(|two| two[0] + pause / 2 <= two[1]), "{first:?}");
+    assert!(first.answer_ended() >= first.answer_began() && first.closed().is_none(), "{first:?}");
+    let second = &seen[1].timeline;
+    assert!(second.first_byte >= first.answer_ended().unwrap() && second.tls.is_none());
+    assert_eq!(second.closed_by(), Some(Closer::Sender), "{second:?}");
+    assert!(second.closed() >= second.answer_ended());
+
+    post(&receiver, "/b", "", "").await; // It asks us to close.
+    let shown = call(&receiver, "GET", "requests?bin=b", "").await.json();
+    let shown = &shown["requests"][0]["timeline"];
+    assert_eq!(shown["closed_by"], "receiver", "{shown}");
+    assert!(shown["answer_ended_ms"].as_f64() >= shown["head_ms"].as_f64(), "{shown}");
 }
 
 #[tokio::test]

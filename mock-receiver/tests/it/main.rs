@@ -4,8 +4,14 @@
 mod admin;
 mod answers;
 mod bounds;
+mod checks;
+mod faults;
 mod fidelity;
 mod lifecycle;
 mod program;
+mod scenarios;
+mod signatures;
+mod store;
 mod support;
+mod tls;
 mod waits;

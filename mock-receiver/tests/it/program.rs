@@ -43,6 +43,17 @@ impl Running {
         serde_json::from_str(&self.start).expect("a JSON line")
     }
 
+    /// Runs a command that asks this receiver.
+    fn ask(&self, arguments: &[&str]) -> Output {
+        let start = self.document();
+        program()
+            .args(arguments)
+            .args(["--admin", start["admin"].as_str().unwrap()])
+            .env("MOCK_RECEIVER_TOKEN", start["token"].as_str().unwrap())
+            .output()
+            .unwrap()
+    }
+
     fn line(&self) -> String {
         self.lines.recv_timeout(DEADLINE).expect("one more line")
     }
@@ -169,14 +180,7 @@ fn a_stuck_reader_stops_nothing() {
 fn its_commands_ask_a_running_one() {
     let receiver = Running::start(&["--json"]);
     let start = receiver.document();
-    let ask = |arguments: &[&str]| -> Output {
-        program()
-            .args(arguments)
-            .args(["--admin", start["admin"].as_str().unwrap()])
-            .env("MOCK_RECEIVER_TOKEN", start["token"].as_str().unwrap())
-            .output()
-            .unwrap()
-    };
+    let ask = |arguments: &[&str]| receiver.ask(arguments);
     let capture = start["capture"].as_str().unwrap();
     post(capture, "/a/1", r#"{"event":"match"}"#);
     post(capture, "/b", "\u{1b}[31mred");
@@ -220,12 +224,115 @@ fn its_commands_ask_a_running_one() {
 }
 
 #[test]
+fn its_commands_explain_check_and_export() {
+    let receiver = Running::start(&["--json", "--secret", "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0"]);
+    let start = receiver.document();
+    let ask = |arguments: &[&str]| receiver.ask(arguments);
+    let capture = start["capture"].as_str().unwrap();
+    post(capture, "/a", r#"{"specversion":"1.0","id":"one","n":1}"#);
+    post(capture, "/a", r#"{"specversion":"1.0","id":"one","n":2}"#);
+
+    let shown = text(&ask(&["show", "1"]).stdout);
+    assert!(shown.ends_with("\n\nno signature\n"), "{shown}");
+    let rows = text(&ask(&["deliveries", "--bin", "a", "--schedule", "1h"]).stdout);
+    assert!(
+        rows.starts_with("one: #1 200, +")
+            && rows.contains(" ms #2 200; 1 behind its success; body changed\n  attempt 2 after"),
+        "{rows}"
+    );
+    let rows = text(&ask(&["deliveries", "--bin", "a", "--json"]).stdout);
+    assert_eq!(serde_json::from_str::<Value>(rows.trim()).unwrap()["duplicates"], 1);
+
+    let held = ask(&["assert", "--bin", "a", "--ordered-by", "/n", "--none-within", "10ms"]);
+    assert!(held.status.success() && held.stdout.is_empty(), "{}", text(&held.stderr));
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("program report");
+    let _ = std::fs::remove_dir_all(&folder);
+    let missed =
+        ask(&["assert", "--bin", "a", "--exactly-once", "--report", folder.to_str().unwrap()]);
+    let why = text(&missed.stderr);
+    assert_eq!(missed.status.code(), Some(1));
+    assert!(why.contains("taken over 2 times") && why.contains("report.html"), "{why}");
+    assert!(std::fs::read_to_string(folder.join("report.html")).unwrap().contains("Timeline"));
+    let har = std::fs::read(folder.join("report.har")).unwrap();
+    assert!(serde_json::from_slice::<Value>(&har).unwrap()["log"]["entries"].is_array());
+    let missed = ask(&["assert", "--bin", "a", "--backoff", "1m,1h", "--tolerance", "0.5"]);
+    assert!(text(&missed.stderr).contains("expected 60s"), "{}", text(&missed.stderr));
+
+    let compared = text(&ask(&["diff", "1", "2"]).stdout);
+    assert_eq!(compared, "#1 and #2: bodies differ\njson/n\n  - 1\n  + 2\n");
+    let har = text(&ask(&["export", "--bin", "a"]).stdout);
+    assert_eq!(serde_json::from_str::<Value>(&har).unwrap()["log"]["version"], "1.2");
+    let lines = text(&ask(&["export", "--format", "ndjson", "--filter", "body:2"]).stdout);
+    assert_eq!(serde_json::from_str::<Value>(lines.trim()).unwrap()["seq"], 2);
+    let raw = text(&ask(&["export", "--format", "raw", "1"]).stdout);
+    assert!(
+        raw.starts_with("POST /a HTTP/1.1\r\nHost: a\r\n") && raw.ends_with("\"n\":1}"),
+        "{raw}"
+    );
+}
+
+/// A shell that runs the exported command sends the same request again.
+#[test]
+fn an_exported_curl_command_sends_the_same() {
+    if Command::new("curl").arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "curl is missing");
+        eprintln!("skipped: curl is missing");
+        return;
+    }
+    let receiver = Running::start(&["--json"]);
+    let capture = receiver.document()["capture"].as_str().unwrap().to_owned();
+    let bodies = ["it's \"$HOME\" `id` \\ @x\n\r\n%41", "@/etc/hostname", "\u{0}binary", ""];
+    for (at, body) in bodies.iter().enumerate() {
+        let binary = body.contains("binary");
+        let body = if binary { vec![0, 255, 10, 13] } else { body.as_bytes().to_vec() };
+        let mut stream = TcpStream::connect(capture.replace("http://", "")).unwrap();
+        let head = format!(
+            "PUT /a/../b%20[1]?x={{y}}&z='q' HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\
+            X-It: it's $HOME\r\nX-Empty:\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(&[head.as_bytes(), &body].concat()).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+        let seq = (2 * at + 1).to_string();
+        let command = receiver.ask(&["export", "--format", "curl", "--to", &capture, &seq]);
+        let command = text(&command.stdout);
+        let ran = Command::new("sh").args(["-c", &command]).output().unwrap();
+        assert!(ran.status.success(), "{command}{}", text(&ran.stderr));
+        let other = (2 * at + 2).to_string();
+        let compared = receiver.ask(&["diff", "--json", &seq, &other]);
+        let diff: Value = serde_json::from_slice(&compared.stdout).unwrap();
+        let fields: Vec<_> = diff["differences"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["field"].as_str().unwrap())
+            .collect();
+        // What curl adds by itself, and the length that it leaves out where there is no body.
+        let own = [
+            "headers.accept",
+            "headers.user-agent",
+            "headers.host",
+            "headers.connection",
+            "headers.content-length",
+        ];
+        assert!(fields.iter().all(|field| own.contains(field)), "{command}{diff}");
+        assert_eq!(diff["body_identical"], true, "{command}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_said_with_its_exit_code() {
     for (arguments, code, named) in [
         (&["--listen", "somewhere"][..], 2, "IP:PORT"),
-        (&["--scenario", "x.toml"], 2, "--scenario"),
+        (&["--scenaro", "x.toml"], 2, "--scenario"),
         (&["--forward", "a=http://b"], 2, "--forward"),
         (&["nonsense"], 2, "nonsense"),
+        (&["--secret", ""], 1, "1 to 4096 bytes"),
+        (&["assert", "--token", "t"], 2, "--bin"),
+        (&["assert", "--token", "t", "--bin", "a", "--backoff", "5"], 2, "10s"),
+        (&["export", "--token", "t", "--bin", "a", "7"], 2, "--bin"),
+        (&["export", "--token", "t", "--format", "xml"], 2, "ndjson"),
+        (&["export", "--token", "t", "7"], 1, "leave out the numbers"),
         (&["ls"], 2, "--token"),
         (&["wait", "--token", "t"], 2, "--bin"),
         (&["wait", "--token", "t", "--bin", "a", "--timeout", "10"], 2, "10s"),

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{LOCATION, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use postrider::Timestamp;
 use postrider::delivery::{Ack, Cause, Nack, Outcome};
 use url::Url;
 
+use super::permanent::Statuses;
 use super::target::redacted;
 
 /// Longest piece of a `location` that a message repeats, in characters.
@@ -23,9 +24,11 @@ pub struct Answer {
     pub status: StatusCode,
     /// The header, at most 128 fields and 64 KiB.
     pub headers: HeaderMap,
-    /// The body, at most `response_bytes_max` bytes of it.
+    /// The body, at most `response_bytes_max` bytes of it. Decoded, unless `headers` still have a
+    /// `content-encoding`.
     pub body: Bytes,
-    /// Whether `body` is all of it. False beyond the bound, and where a failure's body broke off.
+    /// Whether `body` is all of it. False beyond the bound, where a failure's body broke off, and
+    /// where it could not be decoded to its end.
     pub complete: bool,
     /// The address that answered.
     pub peer: SocketAddr,
@@ -39,18 +42,30 @@ impl Answer {
     /// - 3xx: failed, naming the location: redirects are not followed, a signed event goes only
     ///   where its owner said.
     /// - Any other: failed, to be retried, not before the time in `retry-after` where one is given
-    ///   (RFC 9110 §10.2.3).
+    ///   (RFC 9110 §10.2.3). 429, 502, 503 and 504 pause the endpoint's whole lane.
     pub fn outcome(&self, now: Timestamp) -> Outcome {
+        self.outcome_with(now, &[])
+    }
+
+    /// As [`outcome`](Self::outcome), but that a failure whose status `permanent` covers is final:
+    /// the delivery is dead after this attempt. 410 disables as ever.
+    pub fn outcome_with(&self, now: Timestamp, permanent: &[Statuses]) -> Outcome {
         let status = self.status.as_u16();
         if self.status.is_success() {
-            return Ok(Ack::new().status(status).answer(&self.body));
+            return Ok(Ack::new().status(status).answer(self.text()));
         }
+        let message = if self.status.is_redirection() {
+            redirected(status, &self.headers)
+        } else {
+            format!("the receiver answered {}", self.status)
+        };
         let nack = if self.status == StatusCode::GONE {
             Nack::disable(Cause::Status, "the receiver answered 410: it wants no more events")
-        } else if self.status.is_redirection() {
-            Nack::retry(Cause::Status, redirected(status, &self.headers))
+        } else if permanent.iter().any(|statuses| statuses.covers(self.status)) {
+            let message = format!("{message}; permanent says that it is final");
+            Nack::reject(Cause::Status, message)
         } else {
-            Nack::retry(Cause::Status, format!("the receiver answered {}", self.status))
+            Nack::retry(Cause::Status, message)
         };
         let nack = match self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()) {
             Some(wish) => match retry_after(wish, now) {
@@ -59,7 +74,16 @@ impl Answer {
             },
             None => nack,
         };
-        Err(nack.status(status).answer(&self.body))
+        // The receiver, or what stands before it, has too much to do (RFC 6585 §4, RFC 9110 §15.6).
+        let nack = if matches!(status, 429 | 502..=504) { nack.slow() } else { nack };
+        Err(nack.status(status).answer(self.text()))
+    }
+
+    /// The body where it can be read; a coding that we do not know leaves nothing to read.
+    fn text(&self) -> &[u8] {
+        let mut codings = self.headers.get_all(CONTENT_ENCODING).iter();
+        let readable = codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+        if readable { &self.body } else { &[] }
     }
 }
 

@@ -3,12 +3,11 @@
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use postrider::config::NetworkPolicy;
 use postrider::delivery::{Cause, Nack};
 
@@ -17,6 +16,7 @@ use super::connect::{self, Deadline};
 use super::pool::{Body, Connection, Pool};
 use super::resolve::{Resolve, SystemResolver};
 use super::target::{Forbidden, InvalidUrl, Target};
+use super::text::Text;
 use super::tls::Tls;
 
 /// Longest time for looking up, connecting and TLS together, unless said otherwise.
@@ -58,8 +58,8 @@ impl Options {
         self
     }
 
-    /// How much of an answer's body is read, in bytes; a longer one is cut there and its connection
-    /// closed. Default 64 KiB.
+    /// How much of an answer's body is read, in bytes, before and after decoding; a longer one is
+    /// cut there and its connection closed. Default 64 KiB.
     #[must_use]
     pub fn response_bytes_max(mut self, bytes: usize) -> Self {
         self.response_bytes_max = bytes;
@@ -149,6 +149,7 @@ pub struct Client {
     resolver: Arc<dyn Resolve>,
     tls: Option<Tls>,
     pool: Arc<Pool>,
+    resent: AtomicU64,
 }
 
 /// How an exchange on a connection failed.
@@ -183,6 +184,7 @@ impl Client {
             resolver: options.resolver.unwrap_or_else(|| Arc::new(SystemResolver::default())),
             tls,
             pool: Pool::new(options.connections_idle_max),
+            resent: AtomicU64::new(0),
         })
     }
 
@@ -192,7 +194,11 @@ impl Client {
     /// them; `content-length` is always right and must not be among them.
     ///
     /// A kept connection that the receiver closes before the first byte of an answer is not the
-    /// receiver's failure: the request is then sent again, once, on a new connection.
+    /// receiver's failure: the request is then sent again, once, on a new connection, and counted
+    /// in [`resent`](Self::resent).
+    ///
+    /// A body in gzip is decoded, asked for or not, and its `content-encoding` and `content-length`
+    /// are then gone from the answer's headers; any other coding is left as it is.
     ///
     /// # Errors
     /// What happened, where no answer came: any answer with a whole head is `Ok`, but for a success
@@ -235,6 +241,7 @@ impl Client {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::Final(nack)) => return Err(nack),
                 Err(Failed::Unanswered(_)) => {
+                    self.resent.fetch_add(1, Ordering::Relaxed);
                     tracing::debug!("a kept connection was closed; sending again on a new one");
                 }
             }
@@ -260,6 +267,13 @@ impl Client {
     /// Closes the idle connections; those in use are closed when they come back.
     pub fn close(&self) {
         self.pool.close();
+    }
+
+    /// How many requests were sent again since the client was made, because the receiver had closed
+    /// the kept connection they went out on. A number that grows with the load says that its
+    /// keep-alive is shorter than the time between requests.
+    pub fn resent(&self) -> u64 {
+        self.resent.load(Ordering::Relaxed)
     }
 
     /// The URL without credentials and query.
@@ -309,17 +323,14 @@ impl Client {
                 });
             }
         };
-        let status = head.status;
-        let answer = |text: Text, complete| Answer {
-            status,
-            headers: head.headers,
-            body: text.into_bytes(),
-            complete,
-            peer,
-        };
+        let (status, mut headers) = (head.status, head.headers);
         let doing = || format!("reading the answer of {peer}");
-        let mut text = Text::default();
-        let read = deadline.step(doing, text.fill(body, self.response_bytes_max)).await;
+        let mut text = Text::new(&headers, self.response_bytes_max);
+        let read = deadline.step(doing, text.fill(body)).await;
+        let answer = |text: Text, complete| {
+            let body = text.finish(&mut headers);
+            Answer { status, headers, body, complete, peer }
+        };
         let broken = match read {
             Ok(Ok(complete)) => {
                 if complete {
@@ -336,43 +347,6 @@ impl Client {
         } else {
             // A failure stays one however much of its text arrives.
             Ok(answer(text, false))
-        }
-    }
-}
-
-/// The body of an answer as far as it has come. Nearly every one is a single piece, which is handed
-/// on as it is.
-#[derive(Default)]
-struct Text {
-    first: Bytes,
-    more: BytesMut,
-}
-
-impl Text {
-    /// Reads until the end or `bytes_max`, and tells whether it was the end. What has been read
-    /// stays, also where this fails or is dropped.
-    async fn fill(&mut self, mut body: Incoming, bytes_max: usize) -> hyper::Result<bool> {
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame?.into_data() else { continue };
-            let left = bytes_max - self.first.len() - self.more.len();
-            if data.len() > left {
-                self.more.extend_from_slice(&data[..left]);
-                return Ok(false);
-            }
-            if self.first.is_empty() {
-                self.first = data;
-            } else {
-                self.more.extend_from_slice(&data);
-            }
-        }
-        Ok(true)
-    }
-
-    fn into_bytes(self) -> Bytes {
-        if self.more.is_empty() {
-            self.first
-        } else {
-            [self.first, self.more.freeze()].concat().into()
         }
     }
 }

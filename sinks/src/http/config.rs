@@ -8,15 +8,18 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use postrider::config::{ByteSize, HumanDuration, Secret};
 use postrider::endpoint::TIMEOUT_MAX;
-use postrider::sign::Key;
+use postrider::sign::{Key, TextKey};
 use postrider::sink::{CheckContext, Problem};
+use postrider::transform::Transform;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::client::{
     CONNECT_TIMEOUT_DEFAULT, CONNECTIONS_IDLE_MAX_DEFAULT, Options, RESPONSE_BYTES_MAX_DEFAULT,
 };
+use super::permanent::Statuses;
 use super::request::{Format, Template};
+use super::signers::{Signature, Signers};
 use super::target::Target;
 
 /// Most headers of its own that an endpoint may have.
@@ -32,6 +35,9 @@ pub const RESPONSE_BYTES_MAX_MAX: usize = 16 << 20;
 /// Largest `connections_idle_max` that may be asked for.
 pub const CONNECTIONS_IDLE_MAX_MAX: u32 = 4096;
 
+/// Most entries of `permanent`.
+pub const PERMANENT_MAX: usize = 64;
+
 /// The keys of an HTTP endpoint beside the common ones. `Debug` shows no secret.
 #[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -44,13 +50,23 @@ pub struct HttpSettings {
     /// content-type; not those that belong to the connection or that Postrider sets itself.
     #[serde(default)]
     pub headers: BTreeMap<String, Secret>,
-    /// Signing secrets of Standard Webhooks, `whsec_…` or (ed25519) `whsk_…`; at most 10. With
-    /// several, each request carries a signature of every one, so that they can be rotated.
+    /// Signing secrets, at most 10: of Standard Webhooks `whsec_…` or (ed25519) `whsk_…`. With several,
+    /// each request carries a signature of every one, so that they can be rotated.
     #[serde(default)]
     pub secrets: Vec<Secret>,
+    /// How requests are signed with the secrets, one or more of `"standard"`, `"github"` and
+    /// `"stripe"`; see SIGNATURES.md. For the latter two a secret is any text of 16 to 256 bytes.
+    #[serde(default = "signature_default")]
+    #[schemars(length(min = 1, max = 3))]
+    pub signature: Vec<Signature>,
     /// How an event is written into the request.
     #[serde(default)]
     pub format: Format,
+    /// Another body than the payload: `"slack"`, `"discord"`, `"teams"` or `"zapier"`, or `{ template
+    /// = … }` with `{{ path }}` in its texts; see TRANSFORMS.md. A preset is sent as the whole body,
+    /// whatever the format; what a template makes stands where the payload would.
+    #[serde(default)]
+    pub transform: Option<TransformSetting>,
     /// The source that `CloudEvents` carry: a URI reference of at most 2 KiB. Used by the formats
     /// "cloudevents" and "cloudevents-binary".
     #[serde(default = "source_default")]
@@ -59,14 +75,48 @@ pub struct HttpSettings {
     /// endpoint's timeout holds for the whole attempt.
     #[serde(default = "connect_timeout_default")]
     pub connect_timeout: HumanDuration,
-    /// How much of an answer is read, 0 to 16 MiB; a longer one is cut there and its connection
-    /// closed. The first 4 KiB are kept with the attempt.
+    /// Statuses after which a delivery is dead at once, instead of being tried again: codes from
+    /// 300 to 599 and the classes "3xx", "4xx" and "5xx"; at most 64. A class leaves out 408, 425,
+    /// 429 and 503, which ask for another try. 410 disables the endpoint in any case. Default:
+    /// none.
+    #[serde(default)]
+    #[schemars(extend("examples" = [[400, 422], ["4xx"]]))]
+    pub permanent: Vec<Statuses>,
+    /// How much of an answer is read, 0 to 16 MiB, before and after decoding; a longer one is cut
+    /// there and its connection closed. The first 4 KiB are kept with the attempt.
     #[serde(default = "response_bytes_max_default")]
     pub response_bytes_max: ByteSize,
     /// Most idle connections that are kept, 0 to 4096, each for 30 seconds; raise it along with
     /// concurrency.
     #[serde(default = "connections_idle_max_default")]
     pub connections_idle_max: u32,
+}
+
+/// A transform as it is written; compiled when the settings are checked.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(transparent)]
+pub struct TransformSetting(pub serde_json::Value);
+
+impl JsonSchema for TransformSetting {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Transform".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": ["string", "object"],
+            "x-type": "`\"slack\"`, `\"discord\"`, `\"teams\"`, `\"zapier\"` or table",
+            "x-verbatim": true,
+        })
+    }
+}
+
+fn signature_default() -> Vec<Signature> {
+    vec![Signature::Standard]
 }
 
 fn source_default() -> String {
@@ -91,9 +141,12 @@ impl fmt::Debug for HttpSettings {
             .field("url", &self.shown())
             .field("headers", &self.headers)
             .field("secrets", &self.secrets)
+            .field("signature", &self.signature)
             .field("format", &self.format)
+            .field("transform", &self.transform)
             .field("source", &self.source)
             .field("connect_timeout", &self.connect_timeout)
+            .field("permanent", &self.permanent)
             .field("response_bytes_max", &self.response_bytes_max)
             .field("connections_idle_max", &self.connections_idle_max)
             .finish()
@@ -107,9 +160,12 @@ impl HttpSettings {
             url: url.into(),
             headers: BTreeMap::new(),
             secrets: Vec::new(),
+            signature: signature_default(),
             format: Format::default(),
+            transform: None,
             source: source_default(),
             connect_timeout: connect_timeout_default(),
+            permanent: Vec::new(),
             response_bytes_max: response_bytes_max_default(),
             connections_idle_max: connections_idle_max_default(),
         }
@@ -139,12 +195,15 @@ impl HttpSettings {
         };
         let with_credentials = target.as_ref().is_some_and(|target| target.authorization.is_some());
         let headers = self.checked_headers(with_credentials, &mut problems);
-        let keys = self.checked_keys(&mut problems);
+        let signers = self.checked_keys(&mut problems);
+        let transform = self.checked_transform(&mut problems);
         self.check_bounds(&mut problems);
         match target {
             Some(target) if problems.is_empty() => Ok(Checked {
-                template: Template::new(target.head(), self.format, &self.source, keys, headers),
+                template: Template::new(target.head(), self.format, &self.source, signers, headers)
+                    .transform(transform),
                 target,
+                permanent: self.permanent.clone(),
                 options: Options::new(context.network.clone())
                     .connect_timeout(self.connect_timeout.0)
                     .response_bytes_max(self.response_bytes_max.0 as usize)
@@ -233,6 +292,9 @@ impl HttpSettings {
             _ if name.starts_with("webhook-") => {
                 Some(("set by Postrider", "take it out; to sign requests give secrets"))
             }
+            _ if self.signature.iter().any(|way| way.header() == *name) => {
+                Some(("set by the signature", "take it out, or choose another signature"))
+            }
             "content-type" if self.format == Format::CloudEvents => Some((
                 "the format \"cloudevents\" is recognised by its own content-type",
                 "take it out, or choose another format",
@@ -244,28 +306,74 @@ impl HttpSettings {
         }
     }
 
-    fn checked_keys(&self, problems: &mut Vec<Problem>) -> Vec<Key> {
+    fn checked_keys(&self, problems: &mut Vec<Problem>) -> Signers {
+        let mut signers = Signers::default();
         if self.secrets.len() > SECRETS_MAX {
             let found = self.secrets.len();
             problems.push(Problem::new(
                 "secrets",
                 format!("expected at most {SECRETS_MAX} secrets, found {found}"),
             ));
-            return Vec::new();
+            return signers;
         }
-        let mut keys = Vec::with_capacity(self.secrets.len());
+        let uses = |way| self.signature.contains(&way);
+        if self.secrets.is_empty() && (uses(Signature::Github) || uses(Signature::Stripe)) {
+            let problem = Problem::new("signature", "there is no secret to sign with");
+            problems.push(problem.remedy("give secrets, or take it out"));
+        }
         for (index, secret) in self.secrets.iter().enumerate() {
-            let key = format!("secrets.{index}");
-            match secret.expose().parse::<Key>() {
-                Ok(parsed) if parsed.can_sign() => keys.push(parsed),
-                Ok(_) => problems.push(
-                    Problem::new(key, "a public key (\"whpk_\") cannot sign")
-                        .remedy("give the \"whsk_\" key that it belongs to"),
-                ),
-                Err(error) => problems.push(Problem::new(key, error.to_string())),
+            let mut refuse = |message: String, remedy: &str| {
+                let problem = Problem::new(format!("secrets.{index}"), message);
+                problems.push(problem.remedy(remedy));
+            };
+            if uses(Signature::Standard) {
+                match secret.expose().parse::<Key>() {
+                    Ok(key) if key.can_sign() => signers.standard.push(key),
+                    Ok(_) => refuse(
+                        "a public key (\"whpk_\") cannot sign".to_owned(),
+                        "give the \"whsk_\" key that it belongs to",
+                    ),
+                    Err(error) => refuse(error.to_string(), ""),
+                }
+            }
+            if uses(Signature::Github) || uses(Signature::Stripe) {
+                match secret.expose().parse::<TextKey>() {
+                    Ok(key) => {
+                        if uses(Signature::Github) {
+                            signers.github.get_or_insert_with(|| key.clone());
+                        }
+                        if uses(Signature::Stripe) {
+                            signers.stripe.push(key);
+                        }
+                    }
+                    Err(error) => refuse(error.to_string(), ""),
+                }
             }
         }
-        keys
+        signers
+    }
+
+    fn checked_transform(&self, problems: &mut Vec<Problem>) -> Option<Transform> {
+        match Transform::new(&self.transform.as_ref()?.0) {
+            Ok(transform) => {
+                if transform.is_whole_body() && self.format == Format::CloudEvents {
+                    let message =
+                        "a preset is the whole body, and the format \"cloudevents\" is one, too";
+                    problems
+                        .push(Problem::new("transform", message).remedy("take one of the two out"));
+                }
+                Some(transform)
+            }
+            Err(wrong) => {
+                let key = if wrong.key.is_empty() {
+                    "transform"
+                } else {
+                    &format!("transform.{}", wrong.key)
+                };
+                problems.push(Problem::new(key, wrong.message).remedy(wrong.remedy));
+                None
+            }
+        }
     }
 
     fn check_bounds(&self, problems: &mut Vec<Problem>) {
@@ -277,6 +385,13 @@ impl HttpSettings {
                 self.connect_timeout
             );
             problems.push(Problem::new("connect_timeout", message));
+        }
+        if self.permanent.len() > PERMANENT_MAX {
+            let found = self.permanent.len();
+            problems.push(Problem::new(
+                "permanent",
+                format!("expected at most {PERMANENT_MAX} statuses, found {found}"),
+            ));
         }
         if self.response_bytes_max.0 > RESPONSE_BYTES_MAX_MAX as u64 {
             let message = format!(
@@ -313,6 +428,7 @@ impl HttpSettings {
 /// Settings without a problem.
 pub(super) struct Checked {
     pub(super) target: Target,
+    pub(super) permanent: Vec<Statuses>,
     pub(super) options: Options,
     pub(super) template: Template,
 }

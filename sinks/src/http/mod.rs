@@ -2,7 +2,7 @@
 //!
 //! The request is Postrider's wire form (see [`Format`]) with `webhook-id`, `webhook-timestamp`
 //! and, where secrets are set, `webhook-signature` by the Standard Webhooks specification. What the
-//! answer means is in [`Answer::outcome`]; nothing here retries, waits or remembers, but for one
+//! answer means is in [`Answer::outcome_with`]; nothing here retries, waits or remembers, but for one
 //! second try where a kept connection turns out to be closed (see [`Client::send`]).
 //!
 //! Bounds: the endpoint's `timeout` covers everything, `connect_timeout` what comes before the
@@ -14,10 +14,13 @@ mod client;
 mod config;
 mod connect;
 pub mod guard;
+mod permanent;
 mod pool;
 mod request;
 mod resolve;
+mod signers;
 mod target;
+mod text;
 mod tls;
 mod wire;
 
@@ -26,7 +29,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Method;
-use postrider::delivery::{Nack, Outcome};
+use postrider::delivery::{Cause, Nack, Outcome};
 use postrider::sink::{Attempt, CheckContext, Problem, Sink, SinkFactory};
 use postrider::{Error, ErrorKind};
 
@@ -36,12 +39,14 @@ pub use client::{
     RESPONSE_BYTES_MAX_DEFAULT,
 };
 pub use config::{
-    CONNECTIONS_IDLE_MAX_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, HttpSettings, RESPONSE_BYTES_MAX_MAX,
-    SECRETS_MAX, SOURCE_BYTES_MAX,
+    CONNECTIONS_IDLE_MAX_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, HttpSettings, PERMANENT_MAX,
+    RESPONSE_BYTES_MAX_MAX, SECRETS_MAX, SOURCE_BYTES_MAX, TransformSetting,
 };
+pub use permanent::Statuses;
 pub use pool::{AGE_MAX, IDLE_MAX};
 pub use request::Format;
 pub use resolve::{Resolve, SystemResolver};
+pub use signers::Signature;
 pub use target::{Forbidden, InvalidUrl, URL_BYTES_MAX};
 pub use tls::Tls;
 
@@ -80,6 +85,7 @@ impl SinkFactory for HttpFactory {
 pub struct HttpSink {
     client: Client,
     template: Template,
+    permanent: Vec<Statuses>,
 }
 
 impl HttpSink {
@@ -111,12 +117,21 @@ impl HttpSink {
         })?;
         let client = Client::of(checked.target, change(checked.options))
             .map_err(|error| open(error.to_string()))?;
-        Ok(Self { client, template: checked.template })
+        Ok(Self { client, template: checked.template, permanent: checked.permanent })
+    }
+
+    /// How many requests were sent again on a new connection: see [`Client::resent`].
+    pub fn resent(&self) -> u64 {
+        self.client.resent()
     }
 
     async fn post(&self, attempt: &Attempt) -> Outcome {
         let started = tokio::time::Instant::now();
-        let (stamp, body) = self.template.fill(attempt);
+        // The same event can never be brought into the form: nothing is gained by another try.
+        let (stamp, body) = self
+            .template
+            .fill(attempt)
+            .map_err(|why| Nack::reject(Cause::Format, why.to_string()))?;
         // The engine drops the attempt when its timeout is over; ending a little earlier lets the
         // message say which step it was.
         let timeout =
@@ -124,7 +139,7 @@ impl HttpSink {
         let deadline = Deadline::after(timeout, attempt.timeout);
         let head = || self.template.head(&stamp);
         let answer = self.client.exchange(&Method::POST, &head, body, deadline).await?;
-        answer.outcome(attempt.now.after(started.elapsed()))
+        answer.outcome_with(attempt.now.after(started.elapsed()), &self.permanent)
     }
 }
 

@@ -7,14 +7,16 @@ use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use postrider::event::Envelope;
-use postrider::sign::{HEADER_ID, HEADER_SIGNATURE, HEADER_TIMESTAMP, Key};
+use postrider::sign::{HEADER_ID, HEADER_TIMESTAMP};
 use postrider::sink::Attempt;
+use postrider::transform::{Impossible, Transform};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::signers::Signers;
+
 const ID: HeaderName = HeaderName::from_static(HEADER_ID);
 const TIMESTAMP: HeaderName = HeaderName::from_static(HEADER_TIMESTAMP);
-const SIGNATURE: HeaderName = HeaderName::from_static(HEADER_SIGNATURE);
 
 /// How an event is written into the request. `PAYLOAD` is always the event's payload, byte for byte
 /// as it was published.
@@ -48,12 +50,11 @@ impl Format {
 
     /// The body of `event`. The time in it is when the event was accepted, the same on every
     /// attempt.
-    pub(super) fn body(self, event: &Envelope, source: &str) -> Bytes {
-        let payload = event.payload();
+    pub(super) fn body(self, event: &Envelope, payload: &Bytes, source: &str) -> Bytes {
         let name = match self {
             Self::Guide => "event",
             Self::Standard => "type",
-            Self::CloudEvents => return cloud_event(event, source),
+            Self::CloudEvents => return cloud_event(event, payload, source),
             Self::CloudEventsBinary | Self::Raw => return payload.clone(),
         };
         let kind = event.event_type();
@@ -68,9 +69,8 @@ impl Format {
 }
 
 /// An event in the JSON format of `CloudEvents` (§3).
-fn cloud_event(event: &Envelope, source: &str) -> Bytes {
+fn cloud_event(event: &Envelope, payload: &Bytes, source: &str) -> Bytes {
     let text = |text: &str| serde_json::to_string(text).expect("a text always encodes");
-    let payload = event.payload();
     let mut body = Vec::with_capacity(256 + payload.len());
     write!(
         body,
@@ -122,9 +122,10 @@ pub(super) type Stamp = Vec<(HeaderName, HeaderValue)>;
 pub(super) struct Template {
     format: Format,
     source: String,
-    keys: Vec<Key>,
+    signers: Signers,
     /// In the order they are sent; `webhook-` values are put in for each attempt.
     headers: HeaderMap,
+    transform: Option<Transform>,
 }
 
 impl Template {
@@ -134,7 +135,7 @@ impl Template {
         mut headers: HeaderMap,
         format: Format,
         source: &str,
-        keys: Vec<Key>,
+        signers: Signers,
         own: HeaderMap,
     ) -> Self {
         let agent = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
@@ -142,38 +143,45 @@ impl Template {
         headers.insert(USER_AGENT, HeaderValue::from_static(agent));
         headers.insert(ID, HeaderValue::from_static(""));
         headers.insert(TIMESTAMP, HeaderValue::from_static(""));
-        if !keys.is_empty() {
-            headers.insert(SIGNATURE, HeaderValue::from_static(""));
+        for way in signers.used() {
+            headers.insert(way.header(), HeaderValue::from_static(""));
         }
         headers.extend(own);
-        Self { format, source: source.to_owned(), keys, headers }
+        Self { format, source: source.to_owned(), signers, headers, transform: None }
     }
 
-    /// Body of one attempt, and the headers that are its own. Every key signs: while rotating, the
-    /// receiver knows one of them.
-    pub(super) fn fill(&self, attempt: &Attempt) -> (Stamp, Bytes) {
+    /// Puts what `transform` makes in place of payloads.
+    pub(super) fn transform(mut self, transform: Option<Transform>) -> Self {
+        self.transform = transform;
+        self
+    }
+
+    fn body(&self, event: &Envelope) -> Result<Bytes, Impossible> {
+        let Some(transform) = &self.transform else {
+            return Ok(self.format.body(event, event.payload(), &self.source));
+        };
+        let made = transform.apply(event)?;
+        if transform.is_whole_body() {
+            return Ok(made);
+        }
+        Ok(self.format.body(event, &made, &self.source))
+    }
+
+    /// Body of one attempt, and the headers that are its own.
+    pub(super) fn fill(&self, attempt: &Attempt) -> Result<(Stamp, Bytes), Impossible> {
         let event = &*attempt.event;
-        let body = self.format.body(event, &self.source);
+        let body = self.body(event)?;
         let id = event.id().to_string();
         let seconds = attempt.now.as_seconds();
         let mut stamp =
             Vec::with_capacity(if self.format == Format::CloudEventsBinary { 16 } else { 3 });
-        if !self.keys.is_empty() {
-            let mut signatures = String::new();
-            for signature in self.keys.iter().filter_map(|key| key.sign(&id, seconds, &body)) {
-                if !signatures.is_empty() {
-                    signatures.push(' ');
-                }
-                signatures.push_str(&signature);
-            }
-            stamp.push((SIGNATURE, value(signatures)));
-        }
+        stamp.extend(self.signers.sign(&id, seconds, &body));
         stamp.push((TIMESTAMP, HeaderValue::from(seconds)));
         if self.format == Format::CloudEventsBinary {
             self.cloud_event_headers(event, &id, &mut stamp);
         }
         stamp.push((ID, value(id)));
-        (stamp, body)
+        Ok((stamp, body))
     }
 
     /// All headers of a request with this stamp; a second try of one attempt carries the same.
@@ -206,7 +214,7 @@ impl Template {
 /// space, `"` and `%`.
 const CE_ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
-fn value(text: String) -> HeaderValue {
+pub(super) fn value(text: String) -> HeaderValue {
     HeaderValue::from_maybe_shared(Bytes::from(text))
         .expect("ids, signatures and percent-encoded text are visible ASCII")
 }

@@ -4,6 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod failures;
+mod gzip;
+mod matrix;
 mod peer;
 mod policy;
 mod reuse;

@@ -114,6 +114,7 @@ async fn kept_connection_closed_under_the_request() {
     delivers(&sink).await;
     let on: Vec<_> = peer.seen().iter().map(|seen| seen.connection).collect();
     assert_eq!(on, [0, 0, 1]);
+    assert_eq!(sink.resent(), 1);
     let seen = peer.seen();
     assert_eq!((&seen[1].head, &seen[1].body), (&seen[2].head, &seen[2].body));
 }
@@ -150,6 +151,7 @@ async fn the_new_connection_is_not_replaced_again() {
     delivers(&sink).await;
     assert_eq!(refused(&sink).await.cause(), Cause::Closed);
     assert_eq!((peer.seen().len(), peer.connections()), (3, 2));
+    assert_eq!(sink.resent(), 1);
 }
 
 /// A receiver that began to answer has read the request: sending again is the engine's decision.
@@ -166,6 +168,7 @@ async fn begun_answer_is_not_sent_again() {
     delivers(&sink).await;
     assert_eq!(refused(&sink).await.cause(), Cause::Closed);
     assert_eq!((peer.seen().len(), peer.connections()), (2, 1));
+    assert_eq!(sink.resent(), 0);
 }
 
 /// A connection that the receiver closed while it was idle costs not even a second request.

@@ -1,6 +1,6 @@
 //! What a configuration may say, and that nothing of it leaks.
 
-use postrider::config::{NetworkPolicy, Secret};
+use postrider::config::{Config, Format as Text, NetworkPolicy, Secret};
 use postrider::delivery::Cause;
 use postrider::sink::{CheckContext, Problem, SinkFactory as _};
 use postrider_sinks::http::{Format, HttpFactory, HttpSettings, HttpSink};
@@ -56,6 +56,26 @@ fn names_of_formats_and_unknown_keys() {
     }
 }
 
+/// As they are written in a file, and what is said of a wrong one.
+#[test]
+fn permanent_statuses() {
+    let load = |permanent: &str| {
+        let text = format!("[[endpoints]]\nname = 'app'\nurl = '{URL}'\npermanent = {permanent}\n");
+        let registry = postrider_sinks::registry();
+        let loader = Config::loader().registry(&registry).text(Text::Toml, &text);
+        loader.environment(false).load().map(drop).map_err(|errors| errors.to_string())
+    };
+    for right in ["[]", "[400]", "['4xx', 503]", "[300, 599, '422', '3xx', '5xx']"] {
+        assert_eq!(load(right), Ok(()), "{right}");
+    }
+    for wrong in ["[200]", "[600]", "['2xx']", "['4XX']", "[true]"] {
+        let told = load(wrong).unwrap_err();
+        assert!(told.contains("permanent") && told.contains("300 to 599"), "{wrong}: {told}");
+    }
+    let told = load(&format!("[{}]", "400, ".repeat(65))).unwrap_err();
+    assert!(told.contains("permanent") && told.contains("at most 64"), "{told}");
+}
+
 #[test]
 fn schema_knows_every_key() {
     let mut generator = schemars::SchemaGenerator::default();
@@ -71,9 +91,12 @@ fn schema_knows_every_key() {
             "connections_idle_max",
             "format",
             "headers",
+            "permanent",
             "response_bytes_max",
             "secrets",
+            "signature",
             "source",
+            "transform",
             "url"
         ]
     );
@@ -88,6 +111,7 @@ fn every_problem_at_once() {
     settings.url = "ftp://hooks.example/".to_owned();
     settings.secrets = vec![Secret::new("hunter2"), Secret::new("whsec_c2hvcnQ=")];
     settings.connect_timeout.0 = std::time::Duration::ZERO;
+    settings.permanent = vec![serde_json::from_str("400").unwrap(); 65];
     settings.response_bytes_max.0 = 1 << 30;
     settings.connections_idle_max = 5000;
     settings.source = "my app".to_owned();
@@ -102,6 +126,7 @@ fn every_problem_at_once() {
             "secrets.0",
             "secrets.1",
             "connect_timeout",
+            "permanent",
             "response_bytes_max",
             "connections_idle_max",
             "source",

@@ -66,6 +66,8 @@ async fn other_failures_are_retried() {
         let expect = Nack::retry(Cause::Status, format!("the receiver answered {status}"))
             .status(code)
             .answer(b"why");
+        // These pause the whole lane.
+        let expect = if matches!(code, 429 | 502..=504) { expect.slow() } else { expect };
         assert_eq!(answered(&with(status, "")).await, Err(expect), "{status}");
     }
 }
@@ -144,4 +146,34 @@ async fn the_beginning_of_a_long_answer_is_kept() {
         .status(500)
         .answer(long.as_bytes());
     assert_eq!(nack, expect);
+}
+
+/// `permanent` makes a failure final, keeps its words and leaves 410 and successes as they are.
+#[tokio::test]
+async fn permanent_statuses_are_not_tried_again() {
+    let verdict = async |permanent: &str, answer: &str| {
+        let peer = Peer::answering(answer).await;
+        let mut settings = settings(&peer.url());
+        settings.permanent = serde_json::from_str(permanent).unwrap();
+        deliver(&sink(&settings)).await.map_err(|nack| nack.verdict())
+    };
+    let (bad, busy) = (with("400 Bad", ""), with("429 Busy", "retry-after: 5\r\n"));
+    let after = Some(Duration::from_secs(5));
+    assert_eq!(verdict("[]", &bad).await, Err(Verdict::Retry { after: None }));
+    assert_eq!(verdict("[401]", &bad).await, Err(Verdict::Retry { after: None }));
+    assert_eq!(verdict("[401, 400]", &bad).await, Err(Verdict::Reject));
+    assert_eq!(verdict(r#"["4xx"]"#, &bad).await, Err(Verdict::Reject));
+    assert_eq!(verdict(r#"["4xx"]"#, &busy).await, Err(Verdict::Retry { after }));
+    assert_eq!(verdict("[429]", &busy).await, Err(Verdict::Reject));
+    assert_eq!(verdict(r#"["4xx", 410]"#, &with("410 Gone", "")).await, Err(Verdict::Disable));
+    let taken = verdict(r#"["3xx", "4xx", "5xx"]"#, &with("200 OK", "")).await;
+    assert_eq!(taken, Ok(Ack::new().status(200).answer(b"why")));
+
+    let peer = Peer::answering(with("301 Moved", "location: /new\r\n")).await;
+    let mut settings = settings(&peer.url());
+    settings.permanent = serde_json::from_str(r#"["3xx"]"#).unwrap();
+    let message = "the receiver answered 301 with the location /new; redirects are not followed; \
+                   permanent says that it is final";
+    let expect = Nack::reject(Cause::Status, message).status(301).answer(b"why");
+    assert_eq!(refused(&sink(&settings)).await, expect);
 }

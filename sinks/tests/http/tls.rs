@@ -17,22 +17,26 @@ use tokio_rustls::TlsAcceptor;
 use crate::peer::{OK, Peer};
 use crate::{deliver_within, delivers, local, refused, settings, sink_with};
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn trusted(&self) -> Tls {
+    pub(crate) fn trusted(&self) -> Tls {
         Tls::with_roots(self.0.pem().as_bytes()).unwrap()
     }
 
     /// A receiver with a certificate for `name`, changed by `change`, that answers every request.
-    async fn receiver(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Peer {
+    pub(crate) async fn receiver(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Peer {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
@@ -71,7 +75,7 @@ impl Resolve for Loopback {
     }
 }
 
-fn https(peer: &Peer, host: &str, tls: Tls) -> HttpSink {
+pub(crate) fn https(peer: &Peer, host: &str, tls: Tls) -> HttpSink {
     let settings = settings(&format!("https://{host}:{}/", peer.address.port()));
     sink_with(&settings, &local(), |options| options.resolver(Arc::new(Loopback)).tls(tls))
 }

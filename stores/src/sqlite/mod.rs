@@ -395,7 +395,7 @@ impl Store for SqliteStore {
         self.look("find events", move |connection| find::find(connection, &query, page)).await
     }
 
-    async fn stats(&self, _now: Timestamp) -> Result<Vec<EndpointStats>, Error> {
+    async fn stats(&self) -> Result<Vec<EndpointStats>, Error> {
         self.look("tell statistics", stats::stats).await
     }
 

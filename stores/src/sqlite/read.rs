@@ -65,15 +65,17 @@ pub(super) fn delivery(
         .query_row([id.event().encode(&mut [0; 36])], |row| row.get(0))
         .optional()?;
     let Some(seq) = seq else { return Ok(Ok(None)) };
-    let all = deliveries(&transaction, seq, id.event(), Runs::All, true)?;
-    Ok(Ok(all.into_iter().find(|found| found.id == *id)))
+    let found = deliveries(&transaction, seq, id.event(), Runs::Only(id), true)?;
+    Ok(Ok(found.into_iter().next()))
 }
 
-/// Which deliveries to one endpoint are read.
+/// Which deliveries of an event are read.
 #[derive(Clone, Copy)]
-pub(super) enum Runs {
+pub(super) enum Runs<'a> {
+    /// The newest to each endpoint.
     Newest,
     All,
+    Only(&'a DeliveryId),
 }
 
 /// The deliveries of an event: to one endpoint after the other, in the order in which it came to
@@ -82,7 +84,7 @@ pub(super) fn deliveries(
     connection: &Connection,
     seq: i64,
     event: &EventId,
-    runs: Runs,
+    runs: Runs<'_>,
     with_attempts: bool,
 ) -> rusqlite::Result<Vec<DeliveryRecord>> {
     let mut attempts = connection.prepare_cached(
@@ -98,11 +100,17 @@ pub(super) fn deliveries(
          JOIN postrider_endpoints e ON e.number = d.endpoint \
          WHERE d.event = ?1 AND d.replaced <= ?3 ORDER BY d.place, d.run",
     )?;
-    let replaced = matches!(runs, Runs::All);
+    let replaced = !matches!(runs, Runs::Newest);
     let mut rows = deliveries.query(params![seq, Timestamp::MIN.as_millis(), replaced])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let (place, run): (i64, u32) = (row.get(0)?, row.get(6)?);
+        let id = DeliveryId::new(endpoint_id(row, 1)?, event.clone()).with_run(run);
+        if let Runs::Only(only) = runs
+            && *only != id
+        {
+            continue;
+        }
         let attempts = if with_attempts {
             attempts
                 .query_map(params![seq, place, run], attempt)?
@@ -110,12 +118,7 @@ pub(super) fn deliveries(
         } else {
             Vec::new()
         };
-        found.push(DeliveryRecord {
-            id: DeliveryId::new(endpoint_id(row, 1)?, event.clone()).with_run(run),
-            state: state(row)?,
-            attempts_made: row.get(5)?,
-            attempts,
-        });
+        found.push(DeliveryRecord { id, state: state(row)?, attempts_made: row.get(5)?, attempts });
     }
     Ok(found)
 }

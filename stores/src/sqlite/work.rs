@@ -83,16 +83,28 @@ impl Work<'_> {
             return Ok(Err(full));
         }
         let before = self.totals()?.accepted;
+        let (mut last, mut bytes) = (before, 0);
         let mut accepted = Vec::with_capacity(batch.len());
         for accept in batch {
-            accepted.push(self.insert(accept, now)?);
+            let inserted = self.insert(accept, last + 1, now)?;
+            if !inserted.duplicate {
+                last += 1;
+                bytes += weight(accept);
+            }
+            accepted.push(inserted);
         }
-        let last = self.totals()?.accepted;
+        if last > before {
+            self.add(last - before, bytes.cast_signed())?;
+            self.connection
+                .prepare_cached("UPDATE postrider_totals SET accepted = ?1")?
+                .execute([last])?;
+        }
         self.note_spans(before + 1, last, now)?;
         Ok(Ok(accepted))
     }
 
-    fn insert(&mut self, accept: &Accept, now: Timestamp) -> rusqlite::Result<Accepted> {
+    /// Inserts an event as number `seq`, unless its id is there; the totals are the caller's to write.
+    fn insert(&mut self, accept: &Accept, seq: i64, now: Timestamp) -> rusqlite::Result<Accepted> {
         let event = &accept.event;
         let mut buffer = [0; 36];
         let id = event.id().encode(&mut buffer);
@@ -101,38 +113,29 @@ impl Work<'_> {
         self.connection
             .prepare_cached("DELETE FROM postrider_outbox WHERE id = ?1")?
             .execute([id])?;
-        let seq: Option<i64> = self
+        let inserted = self
             .connection
             .prepare_cached(
                 "INSERT INTO postrider_events (seq, id, type, key, time, expires_at, accepted_at, \
                  bytes, attributes, payload) \
-                 VALUES ((SELECT accepted + 1 FROM postrider_totals), \
-                 ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) \
-                 ON CONFLICT (id) DO NOTHING RETURNING seq",
+                 VALUES (?10, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO NOTHING",
             )?
-            .query_row(
-                params![
-                    id,
-                    event.event_type().as_str(),
-                    event.key(),
-                    event.time().as_millis(),
-                    event.expires_at().map(Timestamp::as_millis),
-                    now.as_millis(),
-                    weight(accept).cast_signed(),
-                    row::attributes(event),
-                    &event.payload()[..],
-                ],
-                |row| row.get(0),
-            )
-            .optional()?;
-        let Some(seq) = seq else {
+            .execute(params![
+                id,
+                event.event_type().as_str(),
+                event.key(),
+                event.time().as_millis(),
+                event.expires_at().map(Timestamp::as_millis),
+                now.as_millis(),
+                weight(accept).cast_signed(),
+                row::attributes(event),
+                &event.payload()[..],
+                seq,
+            ])?;
+        if inserted == 0 {
             let endpoints = read::endpoints(self.connection, event.id())?;
             return Ok(Accepted { endpoints: endpoints.into(), duplicate: true });
-        };
-        self.connection
-            .prepare_cached("UPDATE postrider_totals SET accepted = ?1")?
-            .execute([seq])?;
-        self.add(1, weight(accept).cast_signed())?;
+        }
         for (place, endpoint) in (0_i64..).zip(&*accept.endpoints) {
             let number = self.number(endpoint)?;
             self.connection

@@ -104,7 +104,7 @@ async fn processes_share_replays() {
     assert_eq!(found(&store, &Query::new().state(StateKind::Purged)).await, ["purged"]);
     let notes = store.notes().await.unwrap();
     assert_eq!(notes, [Note::new("job", "half").unwrap(), Note::new("other", "whole").unwrap()]);
-    let stats = store.stats(at(20)).await.unwrap();
+    let stats = store.stats().await.unwrap();
     let totals: Vec<_> = stats.iter().map(|stats| stats.series.totals()).collect();
     assert_eq!(stats.len(), 2);
     assert_eq!(totals.iter().map(|totals| totals.succeeded).sum::<u64>(), 2);
@@ -161,7 +161,7 @@ async fn statistics_count_each_settlement_of_every_store_once() {
         settled += settles.await.unwrap();
     }
     assert_eq!(settled, 2 * EVENTS);
-    for stats in stores[1].stats(at(60)).await.unwrap() {
+    for stats in stores[1].stats().await.unwrap() {
         let counts = stats.series.window(Window::Hour, at(60));
         assert_eq!((counts.succeeded, counts.latency.count()), (EVENTS as u64, EVENTS as u64));
     }
@@ -199,7 +199,7 @@ async fn retention() {
     let replayed = store.replay(&again, None, at(401)).await.unwrap();
     assert_eq!(replayed, [Replayed::Gone, Replayed::Gone]);
 
-    let stats = store.stats(at(400)).await.unwrap();
+    let stats = store.stats().await.unwrap();
     let of_a = stats.iter().find(|stats| stats.endpoint == id("a")).unwrap();
     assert_eq!((of_a.series.totals().dead, of_a.series.totals().succeeded), (2, 1));
     store.close().await.unwrap();
@@ -352,7 +352,7 @@ async fn damaged_rows_are_passed_by() {
         .unwrap();
     assert_eq!(found(&store, &Query::new()).await, ["one", "four"]);
     ended(&store, "five", Decision::Delivered, 1).await;
-    let stats = store.stats(at(1)).await.unwrap();
+    let stats = store.stats().await.unwrap();
     assert_eq!(stats.len(), 1, "counting begins anew and stops no delivery");
     let state = store.delivery(&DeliveryId::new(id("a"), "five".parse().unwrap())).await.unwrap();
     assert_eq!(state.unwrap().state, State::Delivered);

@@ -74,7 +74,7 @@ fn is_test(file: &str) -> bool {
 
 /// The rooms of the core that only compute.
 fn is_pure(file: &str) -> bool {
-    ["event", "route", "retry", "delivery", "replay", "stats"]
+    ["event", "filter", "route", "retry", "delivery", "replay", "stats"]
         .iter()
         .any(|room| in_room(file, room))
 }

@@ -22,6 +22,10 @@ impl Replay<'_> {
 
     /// The lane of a delivery whose event is there, and that is not of an older run than is known.
     fn lane_of(&mut self, target: u32, event: u64, run: u32) -> Option<&mut Lane> {
+        // One that is still to come has no deliveries: its record is lost, and another gets its number.
+        if event >= self.state.next_event {
+            return None;
+        }
         self.state.segments.of_event(event)?;
         let lane = self.state.lanes.get_mut(target as usize)?;
         (run >= lane.run(event)).then_some(lane)

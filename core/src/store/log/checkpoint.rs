@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use roaring::RoaringTreemap;
 
 use super::codec::{Decoded, Malformed, Put, Take};
-use super::format::{EVENTS_MAX, MAJOR, MINOR};
+use super::format::{EVENTS_MAX, MAJOR, MINOR, SegmentHeader};
 use super::lane::Tried;
 use super::notes::Notes;
 use super::record::{Before, Place};
@@ -240,11 +240,32 @@ fn take_lane(take: &mut Take<'_>) -> Decoded<CheckpointLane> {
     Ok(CheckpointLane { id, fresh, waiting, stands, series, totals_from })
 }
 
+impl CheckpointLane {
+    /// The newest event it tells of.
+    fn newest(&self) -> Option<u64> {
+        let waiting = self.waiting.iter().map(|(event, ..)| *event).max();
+        let stands = self.stands.as_ref().and_then(|stands| stands.newest());
+        self.fresh.max().into_iter().chain(waiting).chain(stands).max()
+    }
+}
+
 impl Checkpoint {
     /// Fills in the index of the segment that the checkpoint ends in.
     pub(super) fn take_tail_index(&self, segment: &mut Segment) -> Decoded<()> {
         segment.take_index(&mut Take::new(&self.index))?;
         segment.end = self.place.offset;
         Ok(())
+    }
+
+    /// Whether it counts the events as the segment does that it ends in, and tells of none that is
+    /// still to come: the next event gets a number that means nothing else yet.
+    pub(super) fn fits(&self, header: SegmentHeader) -> bool {
+        let mut segment = Segment::new(header, None);
+        let lanes = self.lanes.iter().filter_map(CheckpointLane::newest);
+        let moved = self.moved.values().map(|run| run.last).max();
+        let newest = lanes.chain(moved).chain(self.copied.max()).max();
+        self.take_tail_index(&mut segment).is_ok()
+            && self.next_event == header.base + segment.prints.len() as u64
+            && newest.is_none_or(|newest| newest < self.next_event)
     }
 }

@@ -1,6 +1,7 @@
 //! What is owed to one endpoint.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use roaring::RoaringTreemap;
 
@@ -56,6 +57,29 @@ pub(super) struct Leased {
     pub(super) tried: Tried,
     /// The fingerprint of the event's id, once the event was read.
     pub(super) print: Option<u64>,
+}
+
+/// All leases.
+pub(super) type Leases = HashMap<Fence, Leased, BuildHasherDefault<FenceHasher>>;
+
+/// Spreads fences, which the store itself counts up: nobody chooses them so that they collide.
+#[derive(Default)]
+pub(super) struct FenceHasher(u64);
+
+impl Hasher for FenceHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Lane {

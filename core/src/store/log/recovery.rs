@@ -122,6 +122,12 @@ fn read_headers(
             Ok(header) if headers.first().is_some_and(|(h, _)| h.store != header.store) => {
                 "it belongs to another store".to_owned()
             }
+            Ok(header) if headers.last().is_some_and(|(h, _)| h.base > header.base) => {
+                format!(
+                    "its header says that it begins with event {}, before an earlier segment does",
+                    header.base
+                )
+            }
             Ok(header) => {
                 headers.push((header, file));
                 continue;
@@ -162,12 +168,15 @@ fn read_checkpoint(
         return refuse("the checkpoint belongs to another store");
     }
     let number = checkpoint.place.segment;
-    let Some((_, file)) = headers.iter().find(|(header, _)| header.number == number) else {
+    let Some((header, file)) = headers.iter().find(|(header, _)| header.number == number) else {
         return refuse("the checkpoint names a segment that is not there");
     };
     let places = u64::from(SEGMENT_HEADER)..=file.size()?;
     if !places.contains(&u64::from(checkpoint.place.offset)) {
         return refuse("the checkpoint tells of more than its segment holds");
+    }
+    if !checkpoint.fits(*header) {
+        return refuse("the checkpoint counts events in another way than its segment does");
     }
     recovery.checkpoint = true;
     Ok(Some(checkpoint))
@@ -201,8 +210,12 @@ pub(super) struct Replay<'a> {
     named: u32,
     /// Deliveries that were tried. By event here, as settlements name them; by time afterwards.
     pub(super) waiting: HashMap<(u32, u64), (Timestamp, Tried)>,
+    /// The first event of the last segment.
+    newest_base: u64,
     /// Ids of events below it are too many to be remembered.
     remember_from: u64,
+    /// The first event of the next segment: those of the one that is scanned are below it.
+    events_end: u64,
     /// The events of a batch whose last one was not read yet.
     batch: Vec<Batched>,
     /// Where that batch began.
@@ -239,7 +252,9 @@ impl<'a> Replay<'a> {
             endpoints: Vec::new(),
             named: 0,
             waiting: HashMap::new(),
+            newest_base: 0,
             remember_from: 0,
+            events_end: u64::MAX,
             batch: Vec::new(),
             start: None,
         }
@@ -252,8 +267,8 @@ impl<'a> Replay<'a> {
         last_number: u32,
     ) -> io::Result<()> {
         self.recovery.segments = headers.len();
-        let newest = headers.last().map_or(0, |(header, _)| header.base);
-        self.remember_from = newest.saturating_sub(DEDUP_IDS_MAX as u64);
+        self.newest_base = headers.last().map_or(0, |(header, _)| header.base);
+        self.remember_from = self.newest_base.saturating_sub(DEDUP_IDS_MAX as u64);
         self.state.tail.place.segment = last_number;
         let loads: HashMap<u32, Load> = checkpoint
             .iter()
@@ -262,8 +277,10 @@ impl<'a> Replay<'a> {
             .collect();
         let from = checkpoint.map(|checkpoint| checkpoint.place.segment);
         let mut expect = None;
-        for (header, file) in headers {
+        let bases: Vec<u64> = headers.iter().map(|(header, _)| header.base).collect();
+        for (at, (header, file)) in headers.into_iter().enumerate() {
             let number = header.number;
+            self.events_end = bases.get(at + 1).copied().unwrap_or(u64::MAX);
             if let Some(expect) = expect.filter(|expect| *expect != number) {
                 let what = format!("{} segment files are missing from here on", number - expect);
                 self.recovery.damage(self.files, expect, 0, 0, what);
@@ -313,11 +330,10 @@ impl<'a> Replay<'a> {
         if is_whole {
             segment.drop_prints();
         }
-        if base + prints.len() as u64 > self.remember_from {
-            self.state.dedup.reserve(prints.len());
-            for (event, print) in (base..).zip(&prints).filter(|(_, print)| **print != 0) {
-                self.state.dedup.insert(*print, event);
-            }
+        let end = base + prints.len() as u64;
+        if end > self.remember_from {
+            let more = self.newest_base.saturating_sub(end).min(DEDUP_IDS_MAX as u64) as usize;
+            self.state.dedup.extend(base, &prints, more);
         }
         if !is_whole {
             self.segment(number).prints = prints;
@@ -484,7 +500,8 @@ impl<'a> Replay<'a> {
                 let start = record::take_event_start(frame.body, base)?;
                 // An event takes more than a byte, so that its number is bounded by its place.
                 let is_near = |number: u64| number - base.event <= u64::from(place.offset);
-                if start.number < next_event || !is_near(start.number) {
+                let numbers = next_event..self.events_end;
+                if !numbers.contains(&start.number) || !is_near(start.number) {
                     return Err(Malformed);
                 }
                 self.state.next_event = start.number + 1;

@@ -242,7 +242,7 @@ impl Segment {
 
 /// Puts the types that were just defined in the place that the event they were defined for names.
 /// Where definitions before them are lost, so are the places that those had: they are kept free.
-pub(super) fn place_types(types: &mut Vec<EventType>, named: u32, just_defined: usize) {
+fn place_types(types: &mut Vec<EventType>, named: u32, just_defined: usize) {
     let missing = (named as usize + 1).saturating_sub(types.len());
     if (1..=TYPES_LOST_MAX).contains(&missing) {
         let at = types.len().saturating_sub(just_defined);
@@ -376,6 +376,10 @@ impl Segments {
     }
 
     fn position(&self, number: u32) -> Option<usize> {
+        // Nearly always the last, to which records are added.
+        if self.list.last().is_some_and(|last| last.header.number == number) {
+            return Some(self.list.len() - 1);
+        }
         self.list.binary_search_by_key(&number, |segment| segment.header.number).ok()
     }
 

@@ -95,6 +95,11 @@ impl Stands {
         ended.slot().map(|slot| &self.ended[slot])
     }
 
+    /// The newest event of which there is a bit.
+    pub(super) fn newest(&self) -> Option<u64> {
+        self.ended.iter().chain(&self.again).filter_map(RoaringTreemap::max).max()
+    }
+
     /// The newest run of an event.
     pub(super) fn run(&self, event: u64) -> u32 {
         // Each is a part of the one before.

@@ -13,7 +13,7 @@ use super::dedup::Dedup;
 use super::facts::Chosen;
 use super::format::{RECORD_HEADER, fingerprint, kind};
 use super::group::{Group, Member};
-use super::lane::{Lane, Leased, Tried};
+use super::lane::{Lane, Leased, Leases, Tried};
 use super::notes::Notes;
 use super::record::{self, Before, EventHead, Place, SettleBody};
 use super::segment::{Load, Segments};
@@ -39,7 +39,7 @@ pub(super) struct State {
     /// By endpoint number.
     pub(super) lanes: Vec<Lane>,
     pub(super) lane_of: HashMap<EndpointId, u32>,
-    pub(super) leases: HashMap<Fence, Leased>,
+    pub(super) leases: Leases,
     pub(super) fence_last: u64,
     /// Owed, but damaged in the log.
     pub(super) unreadable: Vec<Leased>,
@@ -149,7 +149,7 @@ impl State {
             tail: Tail::new(store, segment_bytes),
             lanes: Vec::new(),
             lane_of: HashMap::new(),
-            leases: HashMap::new(),
+            leases: Leases::default(),
             // Leases of an earlier opening must never fit: its fences are elsewhere.
             fence_last: fastrand::u64(..) >> 2,
             unreadable: Vec::new(),

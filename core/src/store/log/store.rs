@@ -617,7 +617,7 @@ impl Store for LogStore {
         self.find_page(query, page).await
     }
 
-    async fn stats(&self, _now: Timestamp) -> Result<Vec<EndpointStats>, Error> {
+    async fn stats(&self) -> Result<Vec<EndpointStats>, Error> {
         let state = self.core.lock();
         state.check_usable()?;
         Ok(state.stats())

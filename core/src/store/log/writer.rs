@@ -136,7 +136,16 @@ impl Writer {
             let end = state.tail.chunks.first().map_or(state.tail.place.offset, |c| c.offset);
             Some((segment.header.number, file, end))
         });
+        let last = state.segments.last().and_then(|segment| segment.file.clone());
         drop(state);
+        // A killed process leaves what the system has and the disk may not. From here on it is shown
+        // and a duplicate of it is answered at once, so it must outlast a power cut too.
+        if core.options.durability != Sync::Os
+            && let Some(last) = last
+        {
+            last.sync()?;
+            core.files.sync_folder()?;
+        }
         let active = match active {
             None => None,
             Some((number, file, end)) => {

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 
 use super::{
     Accept, Accepted, Backlog, Capabilities, Claim, DeadLetters, DeliveryRecord, Durability,
-    EventRecord, Fence, Found, Note, Page, Purged, Query, Replayed, Settled,
-    Settlement, Store, Target,
+    EventRecord, Fence, Found, Note, Page, Purged, Query, Replayed, Settled, Settlement, Store,
+    Target,
 };
 use crate::delivery::{Decision, DeliveryId};
 use crate::endpoint::EndpointId;
@@ -305,7 +305,7 @@ impl Store for MemoryStore {
         self.lock().find(query, page)
     }
 
-    async fn stats(&self, _now: Timestamp) -> Result<Vec<EndpointStats>, Error> {
+    async fn stats(&self) -> Result<Vec<EndpointStats>, Error> {
         let inner = self.lock();
         inner.check_open()?;
         let stats = inner.lanes.iter().filter_map(|(endpoint, lane)| {

@@ -164,8 +164,8 @@ impl Pair {
             let sqlite = find(&self.sqlite, &query, page).await.join("\n");
             self.assert_same(&format!("{query:?} {page:?}"), &oracle, &sqlite);
         }
-        let oracle = view_stats(self.oracle.stats(self.now).await.unwrap(), self.now);
-        let sqlite = view_stats(self.sqlite.stats(self.now).await.unwrap(), self.now);
+        let oracle = view_stats(self.oracle.stats().await.unwrap(), self.now);
+        let sqlite = view_stats(self.sqlite.stats().await.unwrap(), self.now);
         self.assert_same("statistics", &oracle, &sqlite);
         let oracle = answers(self.oracle.notes().await);
         self.assert_same("notes", &oracle, &answers(self.sqlite.notes().await));

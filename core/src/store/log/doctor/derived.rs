@@ -1,12 +1,15 @@
 //! What is derived from the log: indexes and the checkpoint, held against the segments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+
+use roaring::RoaringTreemap;
 
 use super::super::block::Block;
 use super::super::files::{Files, read_whole};
 use super::super::format::index_name;
 use super::super::index;
+use super::super::lane::Lane;
 use super::super::segment::Segment;
 use super::super::state::State;
 use super::report::{Problem, Severity};
@@ -60,14 +63,42 @@ fn without_end(segment: &Segment) -> &[Block] {
     }
 }
 
-/// What is owed to each endpoint: event and attempts made.
-fn owed(state: &State) -> BTreeMap<&EndpointId, BTreeMap<u64, u32>> {
-    let lanes = state.lanes.iter().filter(|lane| lane.owes()).map(|lane| {
-        let fresh = lane.fresh.iter().map(|event| (event, 0));
-        let tried = lane.waiting.iter().map(|((_, event), tried)| (*event, tried.attempts));
-        (&lane.id, fresh.chain(tried).collect())
-    });
-    lanes.collect()
+/// What is owed to one endpoint. Of most nothing was tried: a bit each.
+#[derive(Default)]
+struct Owed {
+    untried: RoaringTreemap,
+    /// Attempts made, by event.
+    tried: BTreeMap<u64, u32>,
+}
+
+impl Owed {
+    fn of(lane: &Lane) -> Self {
+        let mut owed = Self { untried: lane.fresh.clone(), tried: BTreeMap::new() };
+        for ((_, event), tried) in &lane.waiting {
+            if tried.attempts == 0 {
+                owed.untried.insert(*event);
+            } else {
+                owed.tried.insert(*event, tried.attempts);
+            }
+        }
+        owed
+    }
+
+    fn len(&self) -> u64 {
+        self.untried.len() + self.tried.len() as u64
+    }
+
+    /// The first event of which the two say something else.
+    fn first_difference(&self, other: &Self) -> Option<u64> {
+        let untried = (&self.untried ^ &other.untried).min();
+        let differs = |one: &Self, other: &Self| {
+            let mut tried = one.tried.iter();
+            tried
+                .find(|(event, made)| other.tried.get(event) != Some(made))
+                .map(|(event, _)| *event)
+        };
+        [untried, differs(self, other), differs(other, self)].into_iter().flatten().min()
+    }
 }
 
 /// How what a checkpoint and the records after it tell differs from what all records tell, in words.
@@ -76,23 +107,20 @@ pub(super) fn difference(checkpoint: &State, records: &State) -> Option<String> 
         let (found, expect) = (checkpoint.next_event, records.next_event);
         return Some(format!("the next event is {found}, by the records it is {expect}"));
     }
-    let (found, expect) = (owed(checkpoint), owed(records));
-    let ids = found.keys().chain(expect.keys());
-    for id in ids {
-        let none = BTreeMap::new();
-        let (found, expect) = (found.get(id).unwrap_or(&none), expect.get(id).unwrap_or(&none));
-        if found == expect {
-            continue;
-        }
-        let other = |one: &BTreeMap<u64, u32>, other: &BTreeMap<u64, u32>| {
-            one.iter().find(|(event, made)| other.get(event) != Some(made)).map(|(event, _)| *event)
+    // Lane by lane: what is owed may be millions, to many.
+    let ids: BTreeSet<&EndpointId> =
+        checkpoint.lanes.iter().chain(&records.lanes).map(|lane| &lane.id).collect();
+    ids.into_iter().find_map(|id| {
+        let owed = |state: &State| {
+            let lane = state.lane_of.get(id).map(|number| &state.lanes[*number as usize]);
+            lane.map(Owed::of).unwrap_or_default()
         };
-        let event = other(expect, found).or_else(|| other(found, expect)).unwrap_or_default();
-        return Some(format!(
+        let (found, expect) = (owed(checkpoint), owed(records));
+        let event = found.first_difference(&expect)?;
+        Some(format!(
             "{} deliveries are owed to {id}, by the records {}; event {event} differs",
             found.len(),
             expect.len()
-        ));
-    }
-    None
+        ))
+    })
 }

@@ -67,6 +67,7 @@ pub(super) struct Here {
     types: Vec<EventType>,
     /// Up to where `types` was known beforehand.
     types_until: u32,
+    /// Keeps the places in `types` right after a loss.
     places: TypesAfterLoss,
     pub(super) named: Vec<(u32, EventType)>,
     defined: Vec<u32>,
@@ -326,5 +327,45 @@ impl Known {
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::record::{EventHead, TYPE_LOST, put_event};
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::event::NewEvent;
+
+    /// A type that was defined before a loss keeps its place, whatever the next event has: what is
+    /// missing was defined in between.
+    #[test]
+    fn a_type_defined_before_a_loss_keeps_its_place() {
+        let header = SegmentHeader {
+            number: 1,
+            store: 0,
+            salt: 0,
+            base: 0,
+            base_time: Timestamp::from_millis(0),
+            recycled: false,
+        };
+        let (mut known, mut here) = (Known::default(), Here::new(&header, Vec::new(), 0));
+        let mut name = Vec::new();
+        Name::Type("match").put(&mut name);
+        here.check(&mut known, 64, Frame { kind: kind::NAME, body: &name }).unwrap();
+        here.lose();
+        let event = NewEvent::raw("replay.saved", "{}").unwrap().seal(&SystemClock, 100).unwrap();
+        let head = EventHead {
+            number: 0,
+            accepted_at: header.base_time,
+            targets: &[],
+            kind: 1,
+            more: false,
+            synced: None,
+        };
+        let mut body = Vec::new();
+        put_event(&mut body, here.base, &head, &event);
+        here.check(&mut known, 200, Frame { kind: kind::EVENT, body: &body }).unwrap_err();
+        assert_eq!(here.types, ["match".parse().unwrap(), TYPE_LOST]);
     }
 }

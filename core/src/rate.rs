@@ -1,4 +1,4 @@
-//! How fast a replay may go.
+//! How fast something may go.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Most deliveries that a replay makes in a second, a minute or an hour: `100/s`, `30/m`, `10/h`.
+/// Most deliveries in a second, a minute or an hour: `100/s`, `30/m`, `10/h`.
 ///
-/// Kept smoothly: at 100/s, ten deliveries are made every tenth of a second. A replay that had to
-/// wait does not catch up by going faster.
+/// Kept smoothly: at 100/s, at most ten come in any tenth of a second beyond those that are due. What
+/// had to wait does not catch up by going faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     deliveries: NonZeroU32,
@@ -61,7 +61,7 @@ impl Rate {
         Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
     }
 
-    /// How many deliveries are made in one write: those of a tenth of a second, at least one.
+    /// How many deliveries may come at once: those of a tenth of a second, at least one.
     pub(crate) fn at_once(self) -> usize {
         let tenths = self.per.seconds() * 10;
         usize::try_from(u64::from(self.deliveries.get()) / tenths).unwrap_or(usize::MAX).max(1)
