@@ -141,3 +141,8 @@ fn a_skipped_sync_is_found_out() {
     // What a power cut then takes breaks whichever promise it was for.
     find_out(Mutation::SkipsSyncs, Backing::Log, &[""]);
 }
+
+#[test]
+fn an_order_that_is_not_kept_is_found_out() {
+    find_out(Mutation::IgnoresOrder, Backing::Memory, &["comes before it, and is still owed"]);
+}

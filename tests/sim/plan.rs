@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use postrider::EndpointId;
+use postrider::endpoint::Order;
 use postrider::retry::Policy;
 
 /// Random numbers for one thing in a seed's world: the same for the same thing, in whatever order
@@ -21,6 +22,7 @@ pub(crate) fn random(seed: u64, what: &[u64]) -> Rng {
 pub(crate) enum For {
     Plan,
     Place,
+    Order,
     Actions,
     Answers,
     Store,
@@ -49,6 +51,8 @@ pub(crate) enum Mutation {
     Invents,
     /// The disk says that it synced, and did not.
     SkipsSyncs,
+    /// Endpoints that ask for an order are configured without one.
+    IgnoresOrder,
 }
 
 /// How a receiver behaves, in percent of its calls; the rest are acks.
@@ -75,9 +79,14 @@ pub(crate) struct Place {
     pub(crate) batch_max: usize,
     pub(crate) retry: Policy,
     pub(crate) temper: Temper,
+    /// The same in every version.
+    pub(crate) order: Order,
     /// Nothing in this world may hold it up.
     pub(crate) is_prompt: bool,
 }
+
+/// The keys that events have.
+pub(crate) const KEYS: [Option<&str>; 4] = [None, Some("a"), Some("a"), Some("b")];
 
 /// The types that are published, and the patterns that endpoints ask by.
 pub(crate) const KINDS: [&str; 4] = ["match", "match", "model.uploaded", "unasked"];
@@ -140,6 +149,18 @@ impl Plan {
         }
     }
 
+    /// The order that endpoint `number` keeps.
+    fn order(&self, number: usize) -> Order {
+        let mut rng = random(self.seed, &[For::Order as u64, number as u64]);
+        match rng.u8(0..6) {
+            // What waits for its turn is not prompt.
+            _ if self.is_one_stuck => Order::None,
+            0 | 1 => Order::Key,
+            2 => Order::All,
+            _ => Order::None,
+        }
+    }
+
     /// Endpoint `number` as it is configured for the `version`th time.
     pub(crate) fn place(&self, number: usize, version: u64) -> Place {
         let mut rng = random(self.seed, &[For::Place as u64, number as u64, version]);
@@ -177,6 +198,7 @@ impl Plan {
             batch_max: if rng.bool() { 1 } else { rng.usize(2..9) },
             retry: Policy::new(schedule, f64::from(rng.u8(0..6)) / 10.0).expect("a valid policy"),
             temper,
+            order: self.order(number),
             is_prompt: self.is_one_stuck && !is_stuck,
         }
     }

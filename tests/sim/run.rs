@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use postrider::clock::Clock;
-use postrider::endpoint::Breaker;
+use postrider::endpoint::{Breaker, Order};
 use postrider::store::{LogStore, MemoryStore};
 use postrider::testing::{Disk, Fail, TestClock};
 use postrider::{Bus, Endpoint, Error, NewEvent, Timestamp};
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::plan::{
-    Backing, For, KINDS, Mutation, Place, Plan, matches, place_id, place_number, random,
+    Backing, For, KEYS, KINDS, Mutation, Place, Plan, matches, place_id, place_number, random,
 };
 use super::sink::SimSink;
 use super::store::{Faults, Stepped};
@@ -190,7 +190,7 @@ impl Driver {
         let place = self.plan().place(number, self.versions);
         let sink = Arc::new(SimSink::new(&self.world, clock, place));
         let configured = Configured { sink, enabled: true };
-        let endpoint = endpoint(&configured);
+        let endpoint = endpoint(&configured, self.plan().mutation);
         self.places[number] = Some(configured);
         endpoint
     }
@@ -258,11 +258,14 @@ impl Driver {
             id,
             has_own_id,
             kind: KINDS[self.rng.usize(0..KINDS.len())],
+            key: KEYS[self.rng.usize(0..KEYS.len())],
             payload: format!(r#"{{"n":{number},"x":"{fill}"}}"#),
             expires_at: (self.rng.u8(0..6) == 0).then(|| clock.now().after(lasts)),
             answer: Answer::Unknown,
             accepted_at: clock.now(),
             accepted: None,
+            asked: 0,
+            told: None,
             places: Vec::new(),
         };
         self.world.lock().events.push(published);
@@ -318,7 +321,9 @@ impl Driver {
                 self.configure(number, clock);
             }
         }
-        let endpoints = self.places.iter().flatten().map(endpoint).collect();
+        let mutation = self.plan().mutation;
+        let places = self.places.iter().flatten();
+        let endpoints = places.map(|place| endpoint(place, mutation)).collect();
         bus.set_endpoints(endpoints).await.map_err(|error| error.chain())
     }
 
@@ -364,8 +369,10 @@ impl Driver {
     }
 }
 
-fn endpoint(configured: &Configured) -> Endpoint {
-    let Place { number, pattern, timeout, concurrency, retry, .. } = configured.sink.place.clone();
+fn endpoint(configured: &Configured, mutation: Option<Mutation>) -> Endpoint {
+    let place = configured.sink.place.clone();
+    let Place { number, pattern, timeout, concurrency, retry, order, .. } = place;
+    let order = if mutation == Some(Mutation::IgnoresOrder) { Order::None } else { order };
     Endpoint::builder_shared("place", Arc::clone(&configured.sink) as _)
         // Opens often, and not for so long that a world lasts for days.
         .breaker(Some(Breaker::new(4, Duration::from_millis(50), Duration::from_millis(400))))
@@ -376,6 +383,7 @@ fn endpoint(configured: &Configured) -> Endpoint {
         .timeout(timeout)
         .concurrency(concurrency)
         .retry(retry)
+        .order(order)
         .build()
 }
 
@@ -383,6 +391,10 @@ fn build(published: &Published) -> NewEvent {
     let event = NewEvent::raw(published.kind, published.payload.clone()).expect("a valid event");
     let event = match &published.id {
         Some(id) => event.id(id.clone()),
+        None => event,
+    };
+    let event = match published.key {
+        Some(key) => event.key(key),
         None => event,
     };
     match published.expires_at {
@@ -393,6 +405,7 @@ fn build(published: &Published) -> NewEvent {
 
 /// Publishes an event; `expect` are the endpoints that it goes to, where that is known.
 async fn publish(world: &World, bus: &Bus, number: usize, expect: Option<Vec<usize>>) {
+    world.lock().ask(&[number]);
     let event = build(&world.lock().events[number]);
     let answer = bus.publish(event).await;
     match answer {
@@ -410,6 +423,7 @@ async fn publish(world: &World, bus: &Bus, number: usize, expect: Option<Vec<usi
 }
 
 async fn publish_all(world: &World, bus: &Bus, numbers: Vec<usize>) {
+    world.lock().ask(&numbers);
     let events: Vec<NewEvent> =
         numbers.iter().map(|number| build(&world.lock().events[*number])).collect();
     match bus.publish_all(events).await {
@@ -424,8 +438,11 @@ async fn publish_all(world: &World, bus: &Bus, numbers: Vec<usize>) {
 
 fn note_receipt(world: &World, number: usize, receipt: &postrider::Receipt) {
     let mut inner = world.lock();
+    inner.turn += 1;
+    let turn = inner.turn;
     let event = &mut inner.events[number];
     event.answer = Answer::Accepted;
+    event.told = Some(turn);
     event.accepted = Some(Instant::now());
     event.places = receipt.endpoints().iter().filter_map(place_number).collect();
     let id = event.id.get_or_insert_with(|| receipt.event().clone());

@@ -129,6 +129,17 @@ impl<S: Store> Store for Faults<S> {
         after(&fault, claim)
     }
 
+    async fn claim_tried(
+        &self,
+        endpoint: &EndpointId,
+        max: usize,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Claim, Error> {
+        let fault = self.enter(true).await?;
+        after(&fault, self.store.claim_tried(endpoint, max, now, until).await)
+    }
+
     async fn extend(
         &self,
         leases: &[(DeliveryId, Fence)],

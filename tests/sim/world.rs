@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use postrider::endpoint::Order;
 use postrider::sink::Attempt;
 use postrider::{EventId, Timestamp};
 use tokio::time::Instant;
@@ -33,12 +34,16 @@ pub(crate) struct Published {
     pub(crate) id: Option<EventId>,
     pub(crate) has_own_id: bool,
     pub(crate) kind: &'static str,
+    pub(crate) key: Option<&'static str>,
     pub(crate) payload: String,
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) answer: Answer,
     /// When it was accepted, by the wall clock, or somewhat earlier.
     pub(crate) accepted_at: Timestamp,
     pub(crate) accepted: Option<Instant>,
+    /// The turns of [`Inner::turn`] in which it was published and its receipt came.
+    pub(crate) asked: u64,
+    pub(crate) told: Option<u64>,
     /// The numbers of the endpoints on its receipt.
     pub(crate) places: Vec<usize>,
 }
@@ -99,6 +104,8 @@ pub(crate) struct Inner {
     /// How often the clock has jumped back.
     pub(crate) jumps_back: u32,
     calls: usize,
+    /// Publishing and receipts, counted.
+    pub(crate) turn: u64,
     pub(crate) events: Vec<Published>,
     pub(crate) seen: BTreeMap<(usize, usize), Seen>,
     broken: Option<String>,
@@ -108,6 +115,45 @@ pub(crate) struct Inner {
 impl Inner {
     pub(crate) fn breaks(&mut self, what: String) {
         self.broken.get_or_insert(what);
+    }
+
+    /// These events are about to be published, one after the other.
+    pub(crate) fn ask(&mut self, numbers: &[usize]) {
+        for number in numbers {
+            self.turn += 1;
+            self.events[*number].asked = self.turn;
+        }
+    }
+
+    /// Whether an event may be tried where an order is kept: what was accepted before it, and belongs
+    /// to the same line, must have ended.
+    fn check_order(&self, number: usize, place: &Place) -> Result<(), String> {
+        let this = &self.events[number];
+        let is_same_line = |other: &Published| match place.order {
+            Order::All => true,
+            Order::Key => this.key.is_some() && this.key == other.key,
+            _ => false,
+        };
+        let owed_before = |(other, event): (usize, &Published)| {
+            // One with a deadline may have ended without having been seen.
+            let is_before = event.told.is_some_and(|told| told < this.asked)
+                && event.expires_at.is_none()
+                && event.places.contains(&place.number);
+            let has_ended = || {
+                let seen = self.seen.get(&(other, place.number));
+                seen.is_some_and(|seen| {
+                    seen.was_acked || seen.was_rejected || seen.was_gone || seen.was_exhausted
+                })
+            };
+            (is_before && is_same_line(event) && !has_ended()).then_some(other)
+        };
+        match self.events.iter().enumerate().find_map(owed_before) {
+            Some(first) => {
+                let seen = self.seen.get(&(first, place.number));
+                Err(format!("event {first} comes before it, and is still owed: {seen:?}"))
+            }
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn seen(&mut self, key: (usize, usize)) -> &mut Seen {
@@ -287,6 +333,7 @@ impl Inner {
             return Err("its deadline has passed".to_owned());
         }
         let accepted = published.accepted;
+        self.check_order(number.expect("it was found by it"), place)?;
         // Then the clock is made to jump, and time in another life is no limit.
         let is_prompt = place.is_prompt && !self.is_calm && life == 1;
         let key = (number.expect("it was found by it"), place.number);

@@ -1,12 +1,14 @@
 //! What a lane that keeps an order needs of the store: a claim that never outruns the head of a line,
 //! and what was tried before a restart.
 
+use std::sync::Arc;
+
 use super::Shared;
 use crate::delivery::State;
 use crate::delivery::StateKind;
 use crate::endpoint::{Endpoint, EndpointId, OnDead, Order};
 use crate::error::{Error, ErrorKind};
-use crate::lane::{Head, Lane, Lines};
+use crate::lane::{Head, Lane, Lines, PARKED_MAX};
 use crate::store::{Capabilities, Claim, Next, PAGE_EVENTS_MAX, Page, Query, Target};
 use crate::time::Timestamp;
 
@@ -32,8 +34,12 @@ pub(super) fn check(endpoints: &[Endpoint], store: Capabilities) -> Result<(), E
     Err(Error::new(ErrorKind::Config, what))
 }
 
-/// The lines of an endpoint before anything is claimed: what was tried and waits, and what is dead and
-/// in the way. Costs a look at what is owed.
+/// More untried deliveries in a row than can have been claimed and given back: everything behind them
+/// was never claimed, since claims take the oldest first.
+const UNTRIED_MAX: usize = 4 * PARKED_MAX;
+
+/// The lines of an endpoint before anything is claimed: what was claimed before and waits, and what is
+/// dead and in the way. Costs a look at what is owed, up to the first long row of untried deliveries.
 ///
 /// # Errors
 /// Those of [`Store::find`](crate::store::Store::find).
@@ -49,6 +55,8 @@ pub(super) async fn load(
     if on_dead == OnDead::Block {
         query = query.state(StateKind::Dead);
     }
+    // Untried so far: they have their place in a line only if something behind them was claimed.
+    let mut untried = Vec::new();
     let mut page = Page::oldest().limit(PAGE_EVENTS_MAX);
     loop {
         let found = shared.store.find(&query, page).await?;
@@ -56,18 +64,23 @@ pub(super) async fn load(
             for delivery in &record.deliveries {
                 let head = match delivery.state {
                     State::Dead { .. } => Head::Dead,
-                    // Never tried: it is claimed in the order of acceptance.
                     State::Waiting { due }
                         if delivery.attempts_made == 0 && due <= record.accepted_at =>
                     {
+                        untried.push(Arc::clone(&record.event));
                         continue;
                     }
                     _ => Head::Waiting,
                 };
+                for event in untried.drain(..) {
+                    lines.restore(&event, Head::Waiting);
+                }
                 lines.restore(&record.event, head);
             }
         }
-        let Some(next) = found.next else { return Ok(lines) };
+        let Some(next) = found.next.filter(|_| untried.len() < UNTRIED_MAX) else {
+            return Ok(lines);
+        };
         page = page.after(Some(next));
     }
 }

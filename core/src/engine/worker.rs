@@ -411,6 +411,9 @@ impl Worker {
                 self.lane.with_lines(|lines| lines.settled(&settlement, settled));
             }
             if settled == Settled::Stale {
+                // The store may have taken an earlier try of this settlement, or handed the
+                // delivery out again: only it knows what is first now.
+                self.is_order_unsure |= self.keeps_order;
                 tracing::warn!(
                     endpoint = %self.lane.id(), event = %settlement.delivery.event(),
                     "lease ran out before the attempt ended; its outcome was dropped"

@@ -19,7 +19,7 @@ pub(crate) use pace::{May, Pace};
 
 use crate::endpoint::{Endpoint, EndpointId, Gone, Hold};
 use crate::sink::Sink;
-pub(crate) use order::{Head, Lines};
+pub(crate) use order::{Head, Lines, PARKED_MAX};
 
 /// What serves an endpoint now: replaced as a whole when the endpoint is reconfigured.
 ///

@@ -273,3 +273,157 @@ impl Lines {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::delivery::DeadReason;
+    use crate::event::NewEvent;
+    use crate::testing::sealed;
+    use crate::time::Timestamp;
+
+    /// What a store would say: leases with rising fences.
+    #[derive(Default)]
+    struct Source {
+        fence: u64,
+    }
+
+    impl Source {
+        fn lease(&mut self, name: &str, key: Option<&str>) -> Lease {
+            self.fence += 1;
+            let event = NewEvent::raw("match", "{}").unwrap().id(name.parse().unwrap());
+            let event = match key {
+                Some(key) => event.key(key),
+                None => event,
+            };
+            let event: Arc<Envelope> = sealed(event);
+            let delivery = DeliveryId::new("a".parse().unwrap(), event.id().clone());
+            Lease { delivery, event, attempts: 0, fence: Fence(self.fence) }
+        }
+    }
+
+    fn names(leases: &[Lease]) -> Vec<String> {
+        leases.iter().map(|lease| lease.event.id().to_string()).collect()
+    }
+
+    fn ended(lines: &mut Lines, lease: &Lease, decision: Decision) {
+        let (delivery, fence) = (lease.delivery.clone(), lease.fence);
+        let settlement = Settlement { delivery, fence, attempt: None, decision };
+        lines.settled(&settlement, Settled::Applied);
+    }
+
+    #[test]
+    fn of_a_key_only_the_first_starts_and_others_pass_it() {
+        let (mut lines, mut source) = (Lines::new(Order::Key, OnDead::Park), Source::default());
+        let keys = [("1", Some("a")), ("2", Some("a")), ("3", None), ("4", Some("b"))];
+        lines.arrive(keys.iter().map(|(name, key)| source.lease(name, *key)).collect());
+        let first = lines.take(9);
+        assert_eq!(names(&first), ["3", "1", "4"]);
+        assert_eq!(lines.startable(), 0);
+        // A retry of the first still holds the second up.
+        ended(&mut lines, &first[1], Decision::RetryAt(Timestamp::MAX));
+        assert!(lines.take(9).is_empty());
+        lines.arrive(vec![source.lease("1", Some("a"))]);
+        let again = lines.take(9);
+        assert_eq!(names(&again), ["1"]);
+        ended(&mut lines, &again[0], Decision::Delivered);
+        assert_eq!(names(&lines.take(9)), ["2"]);
+    }
+
+    #[test]
+    fn all_is_one_line() {
+        let (mut lines, mut source) = (Lines::new(Order::All, OnDead::Park), Source::default());
+        lines.arrive(vec![source.lease("1", None), source.lease("2", Some("b"))]);
+        let first = lines.take(9);
+        assert_eq!(names(&first), ["1"]);
+        ended(&mut lines, &first[0], Decision::Dead(DeadReason::Rejected));
+        assert_eq!(names(&lines.take(9)), ["2"]);
+    }
+
+    #[test]
+    fn a_dead_one_blocks_its_line_until_it_is_purged_or_delivered() {
+        let (mut lines, mut source) = (Lines::new(Order::Key, OnDead::Block), Source::default());
+        lines.arrive((1..5).map(|n| source.lease(&n.to_string(), Some("a"))).collect());
+        let first = lines.take(9);
+        ended(&mut lines, &first[0], Decision::Dead(DeadReason::Rejected));
+        assert!(lines.take(9).is_empty());
+        assert!(lines.purged(first[0].event.id()));
+        assert!(!lines.purged(first[0].event.id()), "once");
+        let second = lines.take(9);
+        assert_eq!(names(&second), ["2"]);
+        ended(&mut lines, &second[0], Decision::Dead(DeadReason::Exhausted));
+        // Replayed.
+        lines.arrive(vec![source.lease("2", Some("a"))]);
+        let replayed = lines.take(9);
+        assert_eq!(names(&replayed), ["2"]);
+        ended(&mut lines, &replayed[0], Decision::Delivered);
+        assert_eq!(names(&lines.take(9)), ["3"]);
+    }
+
+    #[test]
+    fn a_lease_that_was_lost_in_the_line_keeps_its_place() {
+        let (mut lines, mut source) = (Lines::new(Order::Key, OnDead::Park), Source::default());
+        lines.arrive((1..4).map(|n| source.lease(&n.to_string(), Some("a"))).collect());
+        let first = lines.take(9);
+        let parked = lines.leases();
+        assert_eq!(parked.len(), 2);
+        lines.given_back(&parked[..1]);
+        ended(&mut lines, &first[0], Decision::Delivered);
+        assert!(lines.take(9).is_empty(), "2 is first, and to be claimed again");
+        lines.arrive(vec![source.lease("2", Some("a"))]);
+        assert_eq!(names(&lines.take(9)), ["2"]);
+    }
+
+    #[test]
+    fn what_it_holds_is_counted_whatever_happens() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for on_dead in [OnDead::Park, OnDead::Block] {
+            let (mut lines, mut source) = (Lines::new(Order::Key, on_dead), Source::default());
+            let mut started: Vec<Lease> = Vec::new();
+            let mut lost: Vec<Lease> = Vec::new();
+            for step in 0..5_000 {
+                match rng.u8(0..6) {
+                    0 | 1 => {
+                        let key = [None, Some("a"), Some("b"), Some("c")][rng.usize(0..4)];
+                        lines.arrive(vec![source.lease(&step.to_string(), key)]);
+                    }
+                    2 => started.extend(lines.take(rng.usize(0..4))),
+                    3 if !started.is_empty() => {
+                        let lease = started.swap_remove(rng.usize(..started.len()));
+                        let decision = match rng.u8(0..3) {
+                            0 => Decision::Dead(DeadReason::Rejected),
+                            1 => Decision::RetryAt(Timestamp::MAX),
+                            _ => Decision::Delivered,
+                        };
+                        ended(&mut lines, &lease, decision);
+                        if matches!(decision, Decision::RetryAt(_)) {
+                            lost.push(lease);
+                        }
+                    }
+                    4 if lines.has_parked() => {
+                        let leases = lines.leases();
+                        lines.given_back(&leases[..rng.usize(0..=leases.len().min(3))]);
+                    }
+                    _ => {
+                        if let Some(lease) = lost.pop() {
+                            let again =
+                                source.lease(&lease.event.id().to_string(), lease.event.key());
+                            lines.arrive(vec![again]);
+                        }
+                    }
+                }
+                assert_eq!(lines.parked, lines.leases().len(), "step {step}");
+                let busy: Vec<&str> = started.iter().filter_map(|it| it.event.key()).collect();
+                let keys: HashSet<&str> = busy.iter().copied().collect();
+                assert_eq!(busy.len(), keys.len(), "step {step}: two of one key are under way");
+            }
+            let leases = lines.leases();
+            lines.given_back(&leases);
+            assert_eq!((lines.parked, lines.parked_bytes), (0, 0));
+        }
+    }
+}

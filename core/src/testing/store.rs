@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{sealed, store_history};
 use crate::delivery::{AttemptRecord, Cause, DeadReason, Decision, DeliveryId, State};
 use crate::endpoint::EndpointId;
+use crate::error::ErrorKind;
 use crate::event::{Envelope, NewEvent};
 use crate::store::{Accept, Accepted, Fence, Lease, Next, Settled, Settlement, Store};
 use crate::time::Timestamp;
@@ -27,6 +28,7 @@ where
     keeps_what_it_accepts(&open().await).await;
     answers_duplicates_with_the_first_receipt(&open().await).await;
     claims_each_once_and_in_order(&open().await).await;
+    claims_only_what_was_tried(&open().await).await;
     leases_run_out_and_outdate(&open().await).await;
     leases_are_extended_and_given_back(&open().await).await;
     settles_each_decision(&open().await).await;
@@ -211,6 +213,36 @@ async fn claims_each_once_and_in_order(store: &impl Store) {
     let fences: BTreeSet<Fence> = first.iter().chain(&second).map(|lease| lease.fence).collect();
     assert_eq!(fences.len(), 10, "each lease has a fence of its own");
     assert!(claim(store, "a", 100, at(3)).await.0.is_empty(), "a leased delivery is not claimed");
+}
+
+async fn claims_only_what_was_tried(store: &impl Store) {
+    let until = at(99);
+    let capabilities = store.capabilities();
+    if !capabilities.history || capabilities.shared {
+        let refused = store.claim_tried(&id("a"), 9, at(0), until).await.expect_err("refused");
+        assert_eq!(refused.kind(), ErrorKind::Unsupported);
+        return;
+    }
+    for name in ["tried", "given-back", "run-out", "fresh"] {
+        publish(store, name, &["a"], at(0)).await;
+    }
+    let (leases, _) = claim(store, "a", 3, at(1)).await;
+    settle(store, &leases[0], Decision::RetryAt(at(40))).await;
+    store.release(&[(leases[1].delivery.clone(), leases[1].fence)]).await.expect("release");
+    let mut tried = Vec::new();
+    let mut next = Next::Now;
+    for seconds in [2, 31, 40] {
+        let claim = store.claim_tried(&id("a"), 9, at(seconds), until).await.expect("claim");
+        tried.extend(names(&claim.leases));
+        next = claim.next;
+    }
+    tried.sort();
+    // Whether what was given back counts as tried is the store's business.
+    tried.retain(|name| name != "given-back");
+    assert_eq!(tried, ["run-out", "tried"]);
+    assert_ne!(next, Next::Now, "what is fresh is not told of");
+    let (rest, _) = claim(store, "a", 9, at(41)).await;
+    assert!(names(&rest).contains(&"fresh".to_owned()), "a fresh one is still there");
 }
 
 async fn leases_run_out_and_outdate(store: &impl Store) {
