@@ -9,6 +9,7 @@ mod docs;
 mod doctor;
 mod file;
 mod http;
+mod order;
 mod past;
 mod plugin;
 mod publish;

@@ -12,6 +12,7 @@ mod http;
 mod isolation;
 mod measure;
 mod nginx;
+mod order;
 mod payload;
 mod receiver;
 mod report;
@@ -29,7 +30,7 @@ use crate::report::Report;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const USAGE: &str = "usage: bench [NAME] [--quick] [--json FILE]";
-const NAMES: [&str; 6] = ["subscribe", "route", "file", "http", "isolation", "store"];
+const NAMES: [&str; 7] = ["subscribe", "route", "file", "http", "isolation", "order", "store"];
 
 /// What the command line asks for.
 #[derive(Default)]
@@ -124,6 +125,7 @@ async fn run(options: Options) -> Result<(), Failure> {
             "file" => file::run(&mut report, scale, seed).await,
             "http" => http::run(&mut report, scale, seed).await,
             "isolation" => isolation::run(&mut report, scale, seed).await,
+            "order" => order::run(&mut report, scale, seed).await,
             "store" => store::run(&mut report, scale, seed).await,
             _ => unreachable!("a name without a benchmark"),
         };
