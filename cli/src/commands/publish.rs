@@ -21,6 +21,10 @@ use crate::{Exit, Failure};
 /// Events that are published in one write.
 const BATCH: usize = 500;
 
+/// How long attempts that are under way at the end of the wait may take: what is broken off may have
+/// reached its receiver, and is sent again.
+pub(super) const GRACE: Duration = Duration::from_secs(1);
+
 pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Result<Exit, Failure> {
     let config = config(args, output)?;
     super::share_stdout(&config, output);
@@ -50,6 +54,7 @@ pub(crate) async fn run(args: &Args, publish: &Publish, output: &Output) -> Resu
     // Also where the store has failed meanwhile, what is known is told first, then what went wrong.
     let published = account.deliveries();
     let waited = settled(&bus, publish.wait(), &published, &mut account).await;
+    bus.drain(GRACE).await;
     let closed = bus.shutdown(Duration::ZERO).await;
 
     account.show_deliveries(output)?;

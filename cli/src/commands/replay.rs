@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::config;
 use super::past::{self, Names, deliveries, events};
+use super::publish::GRACE;
 use crate::args::{Args, How, Replay};
 use crate::output::{self, Output, mark};
 use crate::table::{Align, Table};
@@ -20,9 +21,6 @@ use crate::{Exit, Failure};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long deliveries are waited for once the job has ended.
 const FLUSH_WAIT: Duration = Duration::from_secs(30);
-/// How long attempts that are under way at the end of the wait may take: what is broken off may have
-/// reached its receiver, and is sent again.
-const GRACE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(args: &Args, replay: &Replay, output: &Output) -> Result<Exit, Failure> {
     let config = config(args, output)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::config;
 use super::past;
 use super::publish::report::Account;
-use super::publish::settled;
+use super::publish::{GRACE, settled};
 use crate::args::{Args, Retry};
 use crate::output::Output;
 use crate::{Exit, Failure};
@@ -25,6 +25,7 @@ pub(crate) async fn run(args: &Args, retry: &Retry, output: &Output) -> Result<E
     }
     // Also where the store has failed meanwhile, what is known is told first, then what went wrong.
     let waited = settled(&bus, retry.wait(), &made, &mut account).await;
+    bus.drain(GRACE).await;
     let closed = bus.shutdown(Duration::ZERO).await;
 
     account.show_deliveries(output)?;

@@ -345,6 +345,17 @@ impl Bus {
         Ok(Left::new(self.inner.engine.backlog().await?))
     }
 
+    /// Begins no further attempt, and waits until those under way have ended, but at most `wait`. Events
+    /// are still accepted, and kept for the next start. For an orderly end of a program that must be
+    /// gone soon: what [`shutdown`](Self::shutdown) breaks off may have reached its receiver, and is
+    /// sent again.
+    ///
+    /// # Cancel safety
+    /// Safe; no attempt begins all the same.
+    pub async fn drain(&self, wait: Duration) {
+        self.inner.engine.drain(wait).await;
+    }
+
     /// Ends the bus: refuses further events, stops replays, goes on delivering what is due until nothing more is
     /// or `deadline` has passed, drops attempts that are then still under way, closes every sink and
     /// the store, and tells what is left. A durable store keeps that for the next time.

@@ -361,6 +361,18 @@ impl Engine {
     }
 
     /// Stops claiming, drops what is in flight (giving leases back), ends every task, closes sinks.
+    /// Claims nothing more, and waits at most so long until what is under way has ended.
+    pub(crate) async fn drain(&self, wait: Duration) {
+        let drained = async {
+            self.stop_replays().await;
+            self.shared.stop_claiming.cancel();
+            self.shared.tasks.close();
+            self.shared.tasks.wait().await;
+        };
+        // What takes longer is broken off by whoever stops the engine.
+        let _ = tokio::time::timeout(wait, drained).await;
+    }
+
     pub(crate) async fn stop(&self) {
         self.stop_replays().await;
         self.shared.stop_claiming.cancel();

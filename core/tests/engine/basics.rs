@@ -246,6 +246,22 @@ async fn shutdown_drains_and_reports() {
     assert!(bus.shutdown(SECOND).await.unwrap_err().is_closed());
 }
 
+/// What is under way ends, and nothing more begins; what is due stays for the next start.
+#[tokio::test(start_paused = true)]
+async fn a_drain_breaks_nothing_off_and_begins_nothing() {
+    let sink = RecordingSink::scripted([Step::AckAfter(SECOND)]);
+    let bus = bus([Endpoint::builder("a", sink.clone()).concurrency(1).build()]).await;
+    bus.publish_all((0..3).map(|n| NewEvent::raw("match", n.to_string()).unwrap())).await.unwrap();
+    sink.attempted(1).await;
+    let started = tokio::time::Instant::now();
+    bus.drain(60 * SECOND).await;
+    assert!(started.elapsed() <= SECOND, "{:?}", started.elapsed());
+    assert_eq!(sink.events().len(), 1);
+    bus.publish(event(9)).await.unwrap();
+    assert_eq!(bus.shutdown(SECOND).await.unwrap().total(), 3);
+    assert_eq!(sink.events().len(), 1);
+}
+
 /// With nothing due, shutdown does not wait for its deadline.
 #[tokio::test(start_paused = true)]
 async fn shutdown_is_quick_when_idle() {

@@ -66,6 +66,7 @@ impl Sink for Faulty {
         self.most_at_once.fetch_max(at_once, Ordering::SeqCst);
         let call =
             self.calls.fetch_add(1, Ordering::SeqCst).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        // tidy: allow(sleep): time is simulated
         tokio::time::sleep(Duration::from_millis(call % 50)).await;
         let fault = if self.is_well.load(Ordering::SeqCst) { 9 } else { call / 50 % 10 };
         let event = &batch[0].event;
@@ -180,6 +181,7 @@ async fn a_restart_keeps_the_heads() {
         bus_before.flush(SECOND).await.unwrap();
         // Ends without closing the store, as a crash does.
         drop(bus_before);
+        // tidy: allow(sleep): time is simulated
         tokio::time::sleep(40 * SECOND).await;
 
         let sink = RecordingSink::default();
@@ -205,6 +207,7 @@ async fn the_rule_may_change_while_running() {
         bus.publish(event(&format!("k{}", number % 7), number)).await.unwrap();
     }
     for order in [Order::None, Order::All, Order::Key] {
+        // tidy: allow(sleep): time is simulated
         tokio::time::sleep(SECOND).await;
         let endpoint = Endpoint::builder_shared("a", Arc::clone(&sink) as Arc<dyn Sink>);
         let endpoint = endpoint.order(order).timeout(SECOND).retry(retry(&[1; 50])).build();
