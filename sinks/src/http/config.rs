@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::client::{
     CONNECT_TIMEOUT_DEFAULT, CONNECTIONS_IDLE_MAX_DEFAULT, Options, RESPONSE_BYTES_MAX_DEFAULT,
 };
+use super::network::NetworkSettings;
 use super::permanent::Statuses;
 use super::request::{Format, Template};
 use super::target::Target;
@@ -78,6 +79,9 @@ pub struct HttpSettings {
     /// concurrency.
     #[serde(default = "connections_idle_max_default")]
     pub connections_idle_max: u32,
+    /// Narrows the `[network]` section for this endpoint.
+    #[serde(default)]
+    pub network: NetworkSettings,
 }
 
 fn source_default() -> String {
@@ -108,6 +112,7 @@ impl fmt::Debug for HttpSettings {
             .field("permanent", &self.permanent)
             .field("response_bytes_max", &self.response_bytes_max)
             .field("connections_idle_max", &self.connections_idle_max)
+            .field("network", &self.network)
             .finish()
     }
 }
@@ -125,6 +130,7 @@ impl HttpSettings {
             permanent: Vec::new(),
             response_bytes_max: response_bytes_max_default(),
             connections_idle_max: connections_idle_max_default(),
+            network: NetworkSettings::default(),
         }
     }
 
@@ -137,9 +143,10 @@ impl HttpSettings {
     /// Checks everything at once; what is returned can be built.
     pub(super) fn checked(&self, context: &CheckContext<'_>) -> Result<Checked, Vec<Problem>> {
         let mut problems = Vec::new();
+        let network = self.network.narrow(context.network, &mut problems);
         let target = match Target::parse(&self.url) {
             Ok(target) => {
-                if let Err(forbidden) = target.permit(context.network) {
+                if let Err(forbidden) = target.permit(&network) {
                     let problem = Problem::new("url", forbidden.to_string());
                     problems.push(problem.remedy(forbidden.remedy()));
                 }
@@ -159,7 +166,7 @@ impl HttpSettings {
                 template: Template::new(target.head(), self.format, &self.source, keys, headers),
                 target,
                 permanent: self.permanent.clone(),
-                options: Options::new(context.network.clone())
+                options: Options::new(network)
                     .connect_timeout(self.connect_timeout.0)
                     .response_bytes_max(self.response_bytes_max.0 as usize)
                     .connections_idle_max(self.connections_idle_max as usize),

@@ -14,6 +14,7 @@ mod client;
 mod config;
 mod connect;
 pub mod guard;
+mod network;
 mod permanent;
 mod pool;
 mod request;
@@ -41,6 +42,7 @@ pub use config::{
     CONNECTIONS_IDLE_MAX_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, HttpSettings, PERMANENT_MAX,
     RESPONSE_BYTES_MAX_MAX, SECRETS_MAX, SOURCE_BYTES_MAX,
 };
+pub use network::{NETWORK_ENTRIES_MAX, NetworkSettings};
 pub use permanent::Statuses;
 pub use pool::{AGE_MAX, IDLE_MAX};
 pub use request::Format;

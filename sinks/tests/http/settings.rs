@@ -91,6 +91,7 @@ fn schema_knows_every_key() {
             "connections_idle_max",
             "format",
             "headers",
+            "network",
             "permanent",
             "response_bytes_max",
             "secrets",
