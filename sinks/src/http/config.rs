@@ -20,6 +20,7 @@ use super::network::NetworkSettings;
 use super::permanent::Statuses;
 use super::request::{Format, Template};
 use super::target::Target;
+use super::trust::TlsSettings;
 
 /// Most headers of its own that an endpoint may have.
 pub const HEADERS_MAX: usize = 64;
@@ -82,6 +83,9 @@ pub struct HttpSettings {
     /// Narrows the `[network]` section for this endpoint.
     #[serde(default)]
     pub network: NetworkSettings,
+    /// Whom to trust, and the certificate to show.
+    #[serde(default)]
+    pub tls: TlsSettings,
 }
 
 fn source_default() -> String {
@@ -113,6 +117,7 @@ impl fmt::Debug for HttpSettings {
             .field("response_bytes_max", &self.response_bytes_max)
             .field("connections_idle_max", &self.connections_idle_max)
             .field("network", &self.network)
+            .field("tls", &self.tls)
             .finish()
     }
 }
@@ -131,6 +136,7 @@ impl HttpSettings {
             response_bytes_max: response_bytes_max_default(),
             connections_idle_max: connections_idle_max_default(),
             network: NetworkSettings::default(),
+            tls: TlsSettings::default(),
         }
     }
 
@@ -160,6 +166,7 @@ impl HttpSettings {
         let with_credentials = target.as_ref().is_some_and(|target| target.authorization.is_some());
         let headers = self.checked_headers(with_credentials, &mut problems);
         let keys = self.checked_keys(&mut problems);
+        let trust = self.tls.checked(&mut problems);
         self.check_bounds(&mut problems);
         match target {
             Some(target) if problems.is_empty() => Ok(Checked {
@@ -167,6 +174,7 @@ impl HttpSettings {
                 target,
                 permanent: self.permanent.clone(),
                 options: Options::new(network)
+                    .trust(trust)
                     .connect_timeout(self.connect_timeout.0)
                     .response_bytes_max(self.response_bytes_max.0 as usize)
                     .connections_idle_max(self.connections_idle_max as usize),

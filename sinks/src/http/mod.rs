@@ -16,12 +16,14 @@ mod connect;
 pub mod guard;
 mod network;
 mod permanent;
+mod pin;
 mod pool;
 mod request;
 mod resolve;
 mod target;
 mod text;
 mod tls;
+mod trust;
 mod wire;
 
 use std::sync::Arc;
@@ -49,6 +51,7 @@ pub use request::Format;
 pub use resolve::{Resolve, SystemResolver};
 pub use target::{Forbidden, InvalidUrl, URL_BYTES_MAX};
 pub use tls::Tls;
+pub use trust::{MinVersion, PINS_MAX, TLS_FILE_BYTES_MAX, TlsSettings};
 
 use connect::Deadline;
 use request::Template;

@@ -96,6 +96,7 @@ fn schema_knows_every_key() {
             "response_bytes_max",
             "secrets",
             "source",
+            "tls",
             "url"
         ]
     );

@@ -115,7 +115,7 @@ async fn tls() {
         .await;
     check_with("expired", &expired, bad("has expired")).await;
     let early = ours.receiver(NAME, |params| params.not_before = date_time_ymd(2090, 1, 1)).await;
-    check_with("not valid yet", &early, bad("is not valid yet")).await;
+    check_with("not valid yet", &early, bad("is not valid before 2090-01-01")).await;
     // After the client's first words, so that no reset overtakes what is said.
     let says = async |bytes: &'static [u8]| {
         Peer::start(move |mut connection| async move {
