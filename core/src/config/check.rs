@@ -11,7 +11,8 @@ use super::layers::Environment;
 use super::origin::Origins;
 use super::path::KeyPath;
 use super::raw::{
-    RawBus, RawConfig, RawEndpoint, RawFilter, RawPolicy, RawRetry, RawServer, RawToken,
+    RawBus, RawConfig, RawEndpoint, RawFilter, RawIp, RawNetwork, RawPolicy, RawRetry, RawServer,
+    RawToken,
 };
 use super::report::Report;
 use super::schema::{SINK_DEFAULT, Schema, nearest};
@@ -62,9 +63,7 @@ pub(super) fn check(tree: &Value, given: &Given<'_>) -> Result<Config, Vec<Confi
     );
     let raw = raw.unwrap_or_default();
 
-    let network = raw.network.allow.iter().fold(NetworkPolicy::public_only(), |policy, network| {
-        policy.allow(&network.0).expect("checked when it was read")
-    });
+    let network = checker.network(&raw.network);
     let bus = checker.bus(raw.bus);
     let store = checker.store(store, bus.data_dir.is_some());
     let config = Config {
@@ -335,6 +334,31 @@ impl Checker<'_, '_> {
                 Vec::new()
             }
         }
+    }
+
+    fn network(&mut self, raw: &RawNetwork) -> NetworkPolicy {
+        const CHECKED: &str = "checked when it was read";
+        let mut policy = NetworkPolicy::public_only();
+        for network in &raw.allow {
+            policy = policy.allow(&network.0).expect(CHECKED);
+        }
+        for network in &raw.deny {
+            policy = policy.deny(&network.0).expect(CHECKED);
+        }
+        if let Some(ports) = &raw.ports {
+            policy = policy.only_ports(ports.iter().copied());
+        }
+        if raw.https_only {
+            policy = policy.https_only();
+        }
+        if let [RawIp(first), RawIp(second)] = &raw.bind_address[..]
+            && first.is_ipv4() == second.is_ipv4()
+        {
+            let path = KeyPath::default().key("network").key("bind_address").index(1);
+            let error = self.report.error(&path, "a second address of the same family");
+            self.report.push(&path, error.remedy("give one of IPv4, one of IPv6 or both"));
+        }
+        policy.bind(raw.bind_address.iter().map(|address| address.0))
     }
 
     fn endpoints(

@@ -4,7 +4,7 @@
 //! schema (`range`, `length`, `x-min`, `x-max`) and are enforced from there, so that what is
 //! printed is what holds. No `flatten`, no `untagged`: they lose the key's path.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
@@ -634,6 +634,37 @@ pub(super) struct RawNetwork {
     /// `::1`.
     #[schemars(length(max = 1000))]
     pub(super) allow: Vec<RawNetworkText>,
+    /// Networks or addresses that are never connected to, public or allowed: a denial always wins.
+    #[schemars(length(max = 1000))]
+    pub(super) deny: Vec<RawNetworkText>,
+    /// The ports that may be connected to. Absent: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1000), extend("examples" = [[443], [80, 443]]))]
+    pub(super) ports: Option<Vec<u16>>,
+    /// Whether plain http is forbidden.
+    pub(super) https_only: bool,
+    /// Local addresses to send from, one of IPv4, one of IPv6 or both; a family without one is then
+    /// not used. An endpoint may have its own. Absent: the system picks.
+    #[schemars(length(max = 2), extend("examples" = [["198.51.100.7"]]))]
+    pub(super) bind_address: Vec<RawIp>,
+}
+
+/// An IP address, checked, so that an error names the very element.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub(super) struct RawIp(#[schemars(with = "String")] pub(super) IpAddr);
+
+impl<'de> Deserialize<'de> for RawIp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(|_| {
+            let found: String = text.chars().take(64).collect();
+            de::Error::custom(format!(
+                "expected an address such as \"198.51.100.7\", found {found:?}"
+            ))
+        })
+    }
 }
 
 /// A network or address, checked, so that an error names the very element.

@@ -72,6 +72,10 @@ retry = { first = "1s", factor = 3, max = "1h", attempts = 5, max_age = "1d", ji
 
 [network]
 allow = ["127.0.0.0/8", "::1"]
+deny = ["127.0.0.9"]
+ports = [80, 443]
+https_only = true
+bind_address = ["127.0.0.1", "::1"]
 
 [alerts]
 failing_after = 3
@@ -149,7 +153,13 @@ fn as_json() -> Value {
                 "max_age": "1d", "jitter": 0.25,
             },
         },
-        "network": { "allow": ["127.0.0.0/8", "::1"] },
+        "network": {
+            "allow": ["127.0.0.0/8", "::1"],
+            "deny": ["127.0.0.9"],
+            "ports": [80, 443],
+            "https_only": true,
+            "bind_address": ["127.0.0.1", "::1"],
+        },
         "alerts": { "failing_after": 3, "backlog_events": 500, "interval": "5m" },
         "server": {
             "listen": "[::1]:0",

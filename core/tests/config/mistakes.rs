@@ -202,6 +202,24 @@ allow = ["127.0.0.0/8", "x", 3]"#,
         ],
     );
     toml(
+        r#"[network]
+deny = ["x"]
+bind_address = ["y"]"#,
+        &[
+            r#"2: network.deny[0]: expected a network such as "127.0.0.0/8" or "::1/128", found "x""#,
+            r#"3: network.bind_address[0]: expected an address such as "198.51.100.7", found "y""#,
+        ],
+    );
+    toml(
+        r#"[network]
+ports = []
+bind_address = ["127.0.0.1", "127.0.0.2"]"#,
+        &[
+            "2: network.ports: expected at least one element, found none",
+            "3: network.bind_address[1]: a second address of the same family — give one of IPv4, one of IPv6 or both",
+        ],
+    );
+    toml(
         r#"[server]
 listen = "8787""#,
         &[

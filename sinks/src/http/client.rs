@@ -17,7 +17,8 @@ use super::pool::{Body, Connection, Pool};
 use super::resolve::{Resolve, SystemResolver};
 use super::target::{Forbidden, InvalidUrl, Target};
 use super::text::Text;
-use super::tls::Tls;
+use super::tls::{self, Tls};
+use super::trust::Trust;
 
 /// Longest time for looking up, connecting and TLS together, unless said otherwise.
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
@@ -35,6 +36,7 @@ pub struct Options {
     connections_idle_max: usize,
     resolver: Option<Arc<dyn Resolve>>,
     tls: Option<Tls>,
+    trust: Option<Trust>,
 }
 
 impl Options {
@@ -48,6 +50,7 @@ impl Options {
             connections_idle_max: CONNECTIONS_IDLE_MAX_DEFAULT,
             resolver: None,
             tls: None,
+            trust: None,
         }
     }
 
@@ -88,6 +91,20 @@ impl Options {
         self.tls = Some(tls);
         self
     }
+
+    /// Follows files; [`tls`](Self::tls) comes before it.
+    #[must_use]
+    pub(super) fn trust(mut self, trust: Option<Trust>) -> Self {
+        self.trust = trust;
+        self
+    }
+}
+
+/// Whom to trust, where TLS is spoken.
+#[derive(Debug)]
+enum Whom {
+    Fixed(Tls),
+    Files(Trust),
 }
 
 /// Why a [`Client`] could not be made. Holds neither credentials nor the query.
@@ -147,7 +164,7 @@ pub struct Client {
     connect_timeout: Duration,
     response_bytes_max: usize,
     resolver: Arc<dyn Resolve>,
-    tls: Option<Tls>,
+    tls: Option<Whom>,
     pool: Arc<Pool>,
     resent: AtomicU64,
 }
@@ -173,8 +190,11 @@ impl Client {
         target.permit(&options.network).map_err(ClientError::Forbidden)?;
         let tls = match (target.tls, options.tls) {
             (false, _) => None,
-            (true, Some(tls)) => Some(tls),
-            (true, None) => Some(Tls::platform().map_err(ClientError::Tls)?),
+            (true, Some(tls)) => Some(Whom::Fixed(tls)),
+            (true, None) => Some(match options.trust {
+                Some(trust) => Whom::Files(trust),
+                None => Whom::Fixed(Tls::platform().map_err(ClientError::Tls)?),
+            }),
         };
         Ok(Self {
             target,
@@ -284,14 +304,13 @@ impl Client {
     async fn connect(&self, deadline: Deadline) -> Result<Connection, Nack> {
         let limit = self.connect_timeout;
         let deadline = deadline.min(Deadline::after(limit, limit));
-        let (peer, wire) = connect::open(
-            &self.target,
-            &self.network,
-            &*self.resolver,
-            self.tls.as_ref(),
-            deadline,
-        )
-        .await?;
+        let tls = self.tls.as_ref().map(|whom| match whom {
+            Whom::Fixed(tls) => tls.clone(),
+            Whom::Files(trust) => trust.current(),
+        });
+        let (peer, wire) =
+            connect::open(&self.target, &self.network, &*self.resolver, tls.as_ref(), deadline)
+                .await?;
         let mark = wire.mark.clone();
         let (sender, io) = connect::handshake(wire)
             .await
@@ -385,7 +404,7 @@ fn failure(error: &hyper::Error, peer: std::net::SocketAddr, waiting: Waiting) -
         return Nack::retry(Cause::Closed, format!("the connection {how} {peer} {when}"));
     }
     if let Some(tls) = io.and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>()) {
-        return Nack::retry(Cause::Tls, format!("TLS with {peer} failed: {tls}"));
+        return Nack::retry(Cause::Tls, format!("{}: {peer}", tls::words(tls)));
     }
     // Bytes of the answer never get into these texts.
     let what = io.map_or_else(|| error.to_string(), ToString::to_string);

@@ -17,10 +17,12 @@ use serde::Deserialize;
 use super::client::{
     CONNECT_TIMEOUT_DEFAULT, CONNECTIONS_IDLE_MAX_DEFAULT, Options, RESPONSE_BYTES_MAX_DEFAULT,
 };
+use super::network::NetworkSettings;
 use super::permanent::Statuses;
 use super::request::{Format, Template};
 use super::signers::{Signature, Signers};
 use super::target::Target;
+use super::trust::TlsSettings;
 
 /// Most headers of its own that an endpoint may have.
 pub const HEADERS_MAX: usize = 64;
@@ -90,6 +92,12 @@ pub struct HttpSettings {
     /// concurrency.
     #[serde(default = "connections_idle_max_default")]
     pub connections_idle_max: u32,
+    /// Narrows the `[network]` section for this endpoint.
+    #[serde(default)]
+    pub network: NetworkSettings,
+    /// Whom to trust, and the certificate to show.
+    #[serde(default)]
+    pub tls: TlsSettings,
 }
 
 /// A transform as it is written; compiled when the settings are checked.
@@ -149,6 +157,8 @@ impl fmt::Debug for HttpSettings {
             .field("permanent", &self.permanent)
             .field("response_bytes_max", &self.response_bytes_max)
             .field("connections_idle_max", &self.connections_idle_max)
+            .field("network", &self.network)
+            .field("tls", &self.tls)
             .finish()
     }
 }
@@ -168,6 +178,8 @@ impl HttpSettings {
             permanent: Vec::new(),
             response_bytes_max: response_bytes_max_default(),
             connections_idle_max: connections_idle_max_default(),
+            network: NetworkSettings::default(),
+            tls: TlsSettings::default(),
         }
     }
 
@@ -180,9 +192,10 @@ impl HttpSettings {
     /// Checks everything at once; what is returned can be built.
     pub(super) fn checked(&self, context: &CheckContext<'_>) -> Result<Checked, Vec<Problem>> {
         let mut problems = Vec::new();
+        let network = self.network.narrow(context.network, &mut problems);
         let target = match Target::parse(&self.url) {
             Ok(target) => {
-                if let Err(forbidden) = target.permit(context.network) {
+                if let Err(forbidden) = target.permit(&network) {
                     let problem = Problem::new("url", forbidden.to_string());
                     problems.push(problem.remedy(forbidden.remedy()));
                 }
@@ -197,6 +210,7 @@ impl HttpSettings {
         let headers = self.checked_headers(with_credentials, &mut problems);
         let signers = self.checked_keys(&mut problems);
         let transform = self.checked_transform(&mut problems);
+        let trust = self.tls.checked(&mut problems);
         self.check_bounds(&mut problems);
         match target {
             Some(target) if problems.is_empty() => Ok(Checked {
@@ -204,7 +218,8 @@ impl HttpSettings {
                     .transform(transform),
                 target,
                 permanent: self.permanent.clone(),
-                options: Options::new(context.network.clone())
+                options: Options::new(network)
+                    .trust(trust)
                     .connect_timeout(self.connect_timeout.0)
                     .response_bytes_max(self.response_bytes_max.0 as usize)
                     .connections_idle_max(self.connections_idle_max as usize),

@@ -10,7 +10,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use postrider::config::{HumanDuration, NetworkPolicy};
 use postrider::delivery::{Cause, Nack};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
@@ -72,7 +72,7 @@ pub(super) async fn open(
     deadline: Deadline,
 ) -> Result<(SocketAddr, Wire), Nack> {
     let addresses = addresses(target, policy, resolver, deadline).await?;
-    let (peer, tcp) = reach(&addresses, target.port, deadline).await?;
+    let (peer, tcp) = reach(&addresses, target.port, policy, deadline).await?;
     // Small writes go out at once; a request is written in one piece.
     tcp.set_nodelay(true).map_err(|error| unreachable(peer, &error))?;
     let stream = match tls {
@@ -122,7 +122,7 @@ async fn addresses(
         Host::Name(name) => name,
     };
     if guard::kind_of(name) == NameKind::Loopback {
-        let allowed = guard::LOOPBACK.into_iter().filter(|&address| policy.allows(address));
+        let allowed = guard::LOOPBACK.into_iter().filter(|&it| guard::permit(it, policy).is_ok());
         return Ok(allowed.collect());
     }
     let found = deadline.step(|| format!("resolving {name}"), resolver.resolve(name)).await?;
@@ -137,8 +137,8 @@ async fn addresses(
     for &address in &addresses {
         if let Err(reason) = guard::permit(address, policy) {
             let message = format!(
-                "the network policy forbids {name}: it resolves to {address}, which is {reason}, \
-                 not a public address"
+                "the network policy forbids {name}: it resolves to {address}, which is {}",
+                guard::reason(reason)
             );
             return Err(Nack::retry(Cause::Policy, message));
         }
@@ -151,6 +151,7 @@ async fn addresses(
 async fn reach(
     addresses: &[IpAddr],
     port: u16,
+    policy: &NetworkPolicy,
     deadline: Deadline,
 ) -> Result<(SocketAddr, TcpStream), Nack> {
     let tried = addresses.len().min(ADDRESSES_TRIED_MAX);
@@ -160,14 +161,30 @@ async fn reach(
         let left = deadline.at.saturating_duration_since(Instant::now());
         let share = left / (tried - index) as u32;
         let share = Deadline { at: Instant::now() + share, ..deadline };
-        let step = share.step(|| format!("connecting to {peer}"), TcpStream::connect(peer)).await;
+        let step = share.step(|| format!("connecting to {peer}"), from(policy, peer)).await;
         failure = Some(match step {
             Ok(Ok(stream)) => return Ok((peer, stream)),
-            Ok(Err(error)) => unreachable(peer, &error),
-            Err(timed_out) => timed_out,
+            Ok(Err(nack)) | Err(nack) => nack,
         });
     }
     Err(failure.expect("there is at least one address"))
+}
+
+/// Connects from the policy's own address, where it has one.
+async fn from(policy: &NetworkPolicy, peer: SocketAddr) -> Result<TcpStream, Nack> {
+    let failed = |error: io::Error| unreachable(peer, &error);
+    let own = policy.bind_for(peer.ip()).map_err(|family| {
+        let message = format!("cannot connect to {peer}: bind_address has no {family} address");
+        Nack::retry(Cause::Connect, message)
+    })?;
+    let Some(own) = own else { return TcpStream::connect(peer).await.map_err(failed) };
+    let socket = if peer.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.map_err(failed)?;
+    socket.bind(SocketAddr::new(own, 0)).map_err(|error| {
+        let message = format!("cannot send from bind_address {own}: {}", error.kind());
+        Nack::retry(Cause::Connect, message)
+    })?;
+    socket.connect(peer).await.map_err(failed)
 }
 
 fn unreachable(peer: SocketAddr, error: &io::Error) -> Nack {

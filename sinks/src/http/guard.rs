@@ -21,11 +21,33 @@ pub fn verdict(address: IpAddr) -> Result<(), &'static str> {
     }
 }
 
-/// Whether `address` may be connected to: it is public, or `policy` allows it.
+/// Why [`permit`] refuses an address that the operator denied.
+pub const DENIED: &str = "in a network of deny";
+
+/// Completes "the network policy forbids …: " with "it is" or the like and the reason of a refusal.
+pub(super) fn reason(reason: &str) -> String {
+    if reason == DENIED { reason.to_owned() } else { format!("{reason}, not a public address") }
+}
+
+/// The IPv4 address that a connection to this IPv6 address ends at.
+fn carried(address: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(v6) = address else { return None };
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)).into())
+        }
+        _ => None,
+    }
+}
+
+/// Whether `address` may be connected to: `policy` does not deny it, and it is public or allowed.
 ///
 /// # Errors
-/// As [`verdict`].
+/// [`DENIED`], or as [`verdict`].
 pub fn permit(address: IpAddr, policy: &NetworkPolicy) -> Result<(), &'static str> {
+    if policy.denies(address) || carried(address).is_some_and(|carried| policy.denies(carried)) {
+        return Err(DENIED);
+    }
     // An IPv4-mapped address reaches the very machine that its IPv4 address does.
     if policy.allows(address) || policy.allows(address.to_canonical()) {
         return Ok(());

@@ -14,7 +14,9 @@ mod client;
 mod config;
 mod connect;
 pub mod guard;
+mod network;
 mod permanent;
+mod pin;
 mod pool;
 mod request;
 mod resolve;
@@ -22,6 +24,7 @@ mod signers;
 mod target;
 mod text;
 mod tls;
+mod trust;
 mod wire;
 
 use std::sync::Arc;
@@ -42,6 +45,7 @@ pub use config::{
     CONNECTIONS_IDLE_MAX_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, HttpSettings, PERMANENT_MAX,
     RESPONSE_BYTES_MAX_MAX, SECRETS_MAX, SOURCE_BYTES_MAX, TransformSetting,
 };
+pub use network::{NETWORK_ENTRIES_MAX, NetworkSettings};
 pub use permanent::Statuses;
 pub use pool::{AGE_MAX, IDLE_MAX};
 pub use request::Format;
@@ -49,6 +53,7 @@ pub use resolve::{Resolve, SystemResolver};
 pub use signers::Signature;
 pub use target::{Forbidden, InvalidUrl, URL_BYTES_MAX};
 pub use tls::Tls;
+pub use trust::{MinVersion, PINS_MAX, TLS_FILE_BYTES_MAX, TlsSettings};
 
 use connect::Deadline;
 use request::Template;

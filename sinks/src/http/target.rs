@@ -60,25 +60,23 @@ impl fmt::Display for InvalidUrl {
 
 impl std::error::Error for InvalidUrl {}
 
-/// A host that the network policy forbids whatever DNS says.
+/// A URL that the network policy forbids whatever DNS says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forbidden {
-    host: Host,
-    reason: &'static str,
-    allow: String,
+    message: String,
+    remedy: String,
 }
 
 impl Forbidden {
-    /// What to write into the configuration to allow it, as in `allow = ["127.0.0.1/32"]`.
-    pub fn remedy(&self) -> String {
-        format!("if it is meant, put allow = [{}] under [network]", self.allow)
+    /// What to do where it is meant, as in `… put allow = ["127.0.0.1/32"] under [network]`.
+    pub fn remedy(&self) -> &str {
+        &self.remedy
     }
 }
 
 impl fmt::Display for Forbidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, reason, .. } = self;
-        write!(f, "the network policy forbids {host}: it is {reason}, not a public address")
+        f.write_str(&self.message)
     }
 }
 
@@ -139,29 +137,61 @@ impl Target {
         headers
     }
 
-    /// Judges what can be judged without asking DNS: literal addresses and reserved names.
+    /// Judges what can be judged without asking DNS: scheme, port, literal addresses and reserved
+    /// names.
     pub(super) fn permit(&self, policy: &NetworkPolicy) -> Result<(), Forbidden> {
-        let forbid =
-            |reason, allow: String| Err(Forbidden { host: self.host.clone(), reason, allow });
-        match &self.host {
+        let Self { host, port, .. } = self;
+        if policy.is_https_only() && !self.tls {
+            return Err(Forbidden {
+                message: format!(
+                    "the network policy forbids {host}: plain http, https_only is set"
+                ),
+                remedy: "use https, or take https_only out of [network] and the endpoint's network"
+                    .to_owned(),
+            });
+        }
+        if !policy.permits_port(*port) {
+            return Err(Forbidden {
+                message: format!("the network policy forbids {host}: port {port} is not in ports"),
+                remedy: format!(
+                    "if it is meant, add {port} to ports under [network] and in the endpoint's network"
+                ),
+            });
+        }
+        let forbid = |reason: &str, allow: &str| {
+            Err(Forbidden {
+                message: format!(
+                    "the network policy forbids {host}: it is {}",
+                    guard::reason(reason)
+                ),
+                remedy: if reason == guard::DENIED {
+                    "if it is meant, change deny under [network] or in the endpoint's network"
+                        .to_owned()
+                } else {
+                    format!("if it is meant, put allow = [{allow}] under [network]")
+                },
+            })
+        };
+        match host {
             Host::Ip(address) => match guard::permit(*address, policy) {
                 Ok(()) => Ok(()),
-                Err(reason) => forbid(reason, one(*address)),
+                Err(reason) => forbid(reason, &one(*address)),
             },
             Host::Name(name) => match guard::kind_of(name) {
                 NameKind::Ordinary => Ok(()),
                 NameKind::Metadata => match guard::permit(guard::METADATA, policy) {
                     Ok(()) => Ok(()),
-                    Err(_) => forbid("a cloud metadata service", one(guard::METADATA)),
+                    Err(guard::DENIED) => forbid(guard::DENIED, ""),
+                    Err(_) => forbid("a cloud metadata service", &one(guard::METADATA)),
                 },
                 NameKind::Loopback => {
-                    if guard::LOOPBACK.iter().any(|&address| policy.allows(address)) {
+                    if guard::LOOPBACK.iter().any(|&it| guard::permit(it, policy).is_ok()) {
                         return Ok(());
                     }
-                    forbid(
-                        "a name of this machine (RFC 6761)",
-                        r#""127.0.0.0/8", "::1/128""#.to_owned(),
-                    )
+                    if guard::LOOPBACK.iter().any(|&it| policy.denies(it)) {
+                        return forbid(guard::DENIED, "");
+                    }
+                    forbid("a name of this machine (RFC 6761)", r#""127.0.0.0/8", "::1/128""#)
                 }
             },
         }

@@ -12,6 +12,7 @@ mod reuse;
 mod settings;
 mod status;
 mod tls;
+mod trust;
 mod wire;
 
 use std::sync::Arc;

@@ -9,8 +9,10 @@ use async_trait::async_trait;
 use postrider::config::NetworkPolicy;
 use postrider::delivery::{Cause, Verdict};
 use postrider::sink::{CheckContext, Sink as _, SinkFactory as _};
-use postrider_sinks::http::{Client, ClientError, HttpFactory, HttpSink, Options, Resolve, guard};
-use serde_json::Value;
+use postrider_sinks::http::{
+    Client, ClientError, HttpFactory, HttpSettings, HttpSink, Options, Resolve, guard,
+};
+use serde_json::{Value, json};
 
 use crate::peer::{OK, Peer};
 use crate::{delivers, endpoint, local, refused, settings, sink, sink_with};
@@ -206,4 +208,121 @@ async fn localhost_is_loopback_without_dns() {
 async fn allowed_literal_is_connected_to() {
     let peer = Peer::answering(OK).await;
     delivers(&sink(&settings(&peer.url()))).await;
+}
+
+/// What `check` says of `url` under `policy` and the endpoint's own `network`.
+fn judged(url: &str, policy: &NetworkPolicy, own: Value) -> Vec<String> {
+    let id = endpoint();
+    let mut settings = settings(url);
+    settings.network = serde_json::from_value(own).unwrap();
+    let problems = HttpFactory.check(&settings, &CheckContext::new(&id, "orders", policy));
+    problems.into_iter().map(|it| format!("{}: {}", it.key, it.message)).collect()
+}
+
+#[test]
+fn denials_ports_and_https_only_at_configuration() {
+    let public = NetworkPolicy::public_only();
+    let check = |url: &str, policy: &NetworkPolicy, own: Value, expect: &[&str]| {
+        assert_eq!(judged(url, policy, own), expect, "{url}");
+    };
+    let none = || json!({});
+    // A denial wins, whether the address is public or allowed, and however it is written.
+    let denied = local().deny("127.0.0.2").unwrap().deny("8.8.8.0/24").unwrap();
+    check("http://127.0.0.1/", &denied, none(), &[]);
+    for host in ["127.0.0.2", "8.8.8.8", "[::ffff:8.8.8.8]", "[64:ff9b::8.8.8.8]"] {
+        let found = judged(&format!("http://{host}/"), &denied, none());
+        assert!(found.len() == 1 && found[0].ends_with("it is in a network of deny"), "{found:?}");
+    }
+    check("http://8.8.4.4/", &denied, none(), &[]);
+    let own = json!({ "deny": ["8.8.4.4"] });
+    let words = "url: the network policy forbids 8.8.4.4: it is in a network of deny";
+    check("http://8.8.4.4/", &denied, own.clone(), &[words]);
+    // The section's denials stay.
+    assert_eq!(judged("http://8.8.8.8/", &denied, own).len(), 1);
+    let nowhere = local().deny("127.0.0.0/8").unwrap().deny("::1").unwrap();
+    let words = "url: the network policy forbids localhost: it is in a network of deny";
+    check("http://localhost/", &nowhere, none(), &[words]);
+
+    let ports = public.clone().only_ports([443, 8443]);
+    let words = "url: the network policy forbids hooks.example: port 80 is not in ports";
+    check("https://hooks.example/", &ports, none(), &[]);
+    check("http://hooks.example/", &ports, none(), &[words]);
+    // An endpoint can take a port away and not add one.
+    check("http://hooks.example/", &ports, json!({ "ports": [80, 443] }), &[words]);
+    let words = "url: the network policy forbids hooks.example: port 8443 is not in ports";
+    check("https://hooks.example:8443/", &ports, none(), &[]);
+    check("https://hooks.example:8443/", &ports, json!({ "ports": [443] }), &[words]);
+
+    let words = "url: the network policy forbids hooks.example: plain http, https_only is set";
+    check("http://hooks.example/", &public, json!({ "https_only": true }), &[words]);
+    check("https://hooks.example/", &public, json!({ "https_only": true }), &[]);
+    let strict = public.clone().https_only();
+    check("http://hooks.example/", &strict, json!({ "https_only": false }), &[words]);
+}
+
+#[test]
+fn mistakes_in_an_endpoints_network() {
+    let own = json!({
+        "deny": ["10.0.0.0/8", "x"], "ports": [], "bind_address": ["127.0.0.1", "127.0.0.2", "y"],
+    });
+    let found = judged("https://hooks.example/", &NetworkPolicy::public_only(), own);
+    let expect = [
+        r#"network.deny.1: expected a network such as "127.0.0.0/8" or "::1/128", found "x""#,
+        "network.ports: expected 1 to 1000 ports, found 0",
+        "network.bind_address.1: a second address of the same family",
+        r#"network.bind_address.2: expected an address such as "198.51.100.7""#,
+    ];
+    assert_eq!(found[..4], expect);
+    // An endpoint may come from a user, and cannot widen anything.
+    let widening = serde_json::from_value::<HttpSettings>(
+        json!({ "url": "http://10.0.0.1/", "network": { "allow": ["10.0.0.0/8"] } }),
+    );
+    assert!(widening.unwrap_err().to_string().contains("unknown field `allow`"));
+}
+
+#[tokio::test]
+async fn a_denial_holds_for_what_a_name_resolves_to() {
+    let peer = Peer::answering(OK).await;
+    let network = local().deny("127.0.0.1").unwrap();
+    let sink = named(&peer, &network, &Scripted::new(&[&["127.0.0.1"]]));
+    let nack = refused(&sink).await;
+    assert_eq!(nack.cause(), Cause::Policy);
+    assert_eq!(
+        nack.message(),
+        "the network policy forbids hooks.example: it resolves to 127.0.0.1, which is in a network \
+         of deny"
+    );
+    assert_eq!(peer.connections(), 0);
+}
+
+/// The receiver sees the address that was bound: the bus's, or the endpoint's instead.
+#[tokio::test]
+async fn the_local_address_that_is_sent_from() {
+    let sources = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&sources);
+    let peer = Peer::start(move |mut connection| {
+        seen.lock().unwrap().push(connection.stream.peer_addr().unwrap().ip().to_string());
+        async move {
+            connection.request().await;
+            connection.send(OK).await;
+        }
+    })
+    .await;
+    let network = local().bind(["127.0.0.5".parse().unwrap()]);
+    let mut settings = settings(&peer.url());
+    delivers(&sink_with(&settings, &network, |options| options)).await;
+    settings.network.bind_address = vec!["127.0.0.6".to_owned()];
+    delivers(&sink_with(&settings, &network, |options| options)).await;
+    assert_eq!(*sources.lock().unwrap(), ["127.0.0.5", "127.0.0.6"]);
+
+    // The other family would come from an address that no receiver was told.
+    settings.network.bind_address = vec!["::1".to_owned()];
+    let nack = refused(&sink_with(&settings, &network, |options| options)).await;
+    let words = format!("cannot connect to {}: bind_address has no IPv4 address", peer.address);
+    assert_eq!((nack.cause(), nack.message()), (Cause::Connect, &*words));
+    // An address that is not this machine's.
+    settings.network.bind_address = vec!["192.0.2.1".to_owned()];
+    let nack = refused(&sink_with(&settings, &network, |options| options)).await;
+    assert!(nack.message().starts_with("cannot send from bind_address 192.0.2.1: "), "{nack:?}");
+    assert_eq!(peer.connections(), 2);
 }

@@ -91,11 +91,13 @@ fn schema_knows_every_key() {
             "connections_idle_max",
             "format",
             "headers",
+            "network",
             "permanent",
             "response_bytes_max",
             "secrets",
             "signature",
             "source",
+            "tls",
             "transform",
             "url"
         ]

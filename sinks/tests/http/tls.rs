@@ -42,12 +42,29 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let certificate: CertificateDer<'static> = params.signed_by(&key, &self.0).unwrap().into();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
+        let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![certificate], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
             .unwrap();
+        Self::serving(config).await
+    }
+
+    /// The authority's own certificate, in PEM.
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A certificate for `name` and its key.
+    pub(crate) fn issue(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.0).unwrap(), key)
+    }
+
+    /// A receiver that answers every request.
+    pub(crate) async fn serving(mut config: ServerConfig) -> Peer {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
         Peer::start(move |connection| {
@@ -66,7 +83,7 @@ impl Authority {
     }
 }
 
-struct Loopback;
+pub(crate) struct Loopback;
 
 #[async_trait]
 impl Resolve for Loopback {
@@ -126,7 +143,7 @@ async fn certificate_of_another_host() {
     let authority = Authority::new("ours");
     let peer = authority.receiver("other.example", |_| {}).await;
     let sink = https(&peer, "receiver.example", authority.trusted());
-    refuses(&sink, &peer, "the certificate is for another host name").await;
+    refuses(&sink, &peer, "the certificate is for another host name (other.example)").await;
 }
 
 #[tokio::test]
@@ -139,12 +156,12 @@ async fn certificate_out_of_its_time() {
         })
         .await;
     let sink = https(&peer, "receiver.example", authority.trusted());
-    refuses(&sink, &peer, "the certificate has expired").await;
+    refuses(&sink, &peer, "the certificate has expired on 2002-01-01").await;
     let peer = authority
         .receiver("receiver.example", |params| params.not_before = date_time_ymd(2090, 1, 1))
         .await;
     let sink = https(&peer, "receiver.example", authority.trusted());
-    refuses(&sink, &peer, "the certificate is not valid yet").await;
+    refuses(&sink, &peer, "the certificate is not valid before 2090-01-01").await;
 }
 
 #[tokio::test]

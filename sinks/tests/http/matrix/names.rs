@@ -115,7 +115,7 @@ async fn tls() {
         .await;
     check_with("expired", &expired, bad("has expired")).await;
     let early = ours.receiver(NAME, |params| params.not_before = date_time_ymd(2090, 1, 1)).await;
-    check_with("not valid yet", &early, bad("is not valid yet")).await;
+    check_with("not valid yet", &early, bad("is not valid before 2090-01-01")).await;
     // After the client's first words, so that no reset overtakes what is said.
     let says = async |bytes: &'static [u8]| {
         Peer::start(move |mut connection| async move {
@@ -127,7 +127,12 @@ async fn tls() {
     };
     // An alert of TLS 1.0: protocol_version (RFC 8446 §6.2).
     let old = says(&[0x15, 3, 1, 0, 2, 2, 70]).await;
-    check_with("old version", &old, bad("TLS handshake failed")).await;
+    check_with(
+        "old version",
+        &old,
+        bad("the receiver speaks no version of TLS that is permitted here"),
+    )
+    .await;
     let plain = says(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     check_with("no TLS", &plain, bad("TLS handshake failed")).await;
     let silent = says(b"").await;
