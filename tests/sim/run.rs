@@ -382,6 +382,8 @@ fn endpoint(configured: &Configured, mutation: Option<Mutation>) -> Endpoint {
         .enabled(configured.enabled)
         .timeout(timeout)
         .concurrency(concurrency)
+        // A world may last for weeks.
+        .disable_after(None)
         .retry(retry)
         .order(order)
         .build()

@@ -29,6 +29,10 @@ pub(crate) async fn run(args: &Args, enable: &Enable, output: &Output) -> Result
     output.json(&Enabled { endpoint: id.as_str(), was: was.clone() })?;
     let name = names.of(&id);
     match was {
+        Some(Hold::Gone(gone)) if gone.failing_since.is_some() => output.line(format_args!(
+            "{name} is enabled; it was disabled at {}, since nothing succeeded any more",
+            gone.since
+        ))?,
         Some(Hold::Gone(gone)) => output.line(format_args!(
             "{name} is enabled; its receiver wanted nothing any more since {}",
             gone.since

@@ -150,6 +150,7 @@ pub(super) fn stands(state: &State) -> &'static str {
         State::Dead { reason: DeadReason::Exhausted } => "dead: exhausted",
         State::Dead { reason: DeadReason::Rejected } => "dead: rejected",
         State::Dead { reason: DeadReason::Gone } => "dead: gone",
+        State::Dead { reason: DeadReason::Disabled } => "dead: disabled",
         State::Dead { .. } => "dead",
         State::Expired => "expired",
         State::Purged => "purged",
@@ -179,6 +180,10 @@ pub(super) fn hold_of(delivery: &DeliveryRecord, bus: &Bus) -> Option<String> {
 /// What holds an endpoint, in words.
 pub(super) fn held(hold: &Hold) -> String {
     match hold {
+        Hold::Gone(gone) if gone.failing_since.is_some() => format!(
+            "held since {}: nothing succeeded any more; postrider enable tries it again",
+            gone.since
+        ),
         Hold::Gone(gone) => format!(
             "held since {}: its receiver wants nothing any more; postrider enable tries it again",
             gone.since

@@ -114,7 +114,10 @@ impl Desk {
             endpoint: endpoint.id.clone(),
             name: endpoint.name.to_string(),
             since: gone.since,
-            reason: "its receiver answered that it wants nothing any more".into(),
+            reason: match gone.failing_since {
+                None => "its receiver answered that it wants nothing any more".to_owned(),
+                Some(since) => format!("every attempt has failed since {since}"),
+            },
             status: gone.status,
             delivery: Some(gone.delivery.clone()),
         });

@@ -22,7 +22,8 @@ use super::{
 };
 use crate::alert;
 use crate::endpoint::{
-    Breaker, CONCURRENCY_DEFAULT, Concurrency, EndpointId, Policy, TIMEOUT_DEFAULT,
+    Breaker, CONCURRENCY_DEFAULT, Concurrency, DISABLE_AFTER_DEFAULT, EndpointId, Policy,
+    TIMEOUT_DEFAULT,
 };
 use crate::filter::Filter;
 use crate::retry;
@@ -574,6 +575,11 @@ fn merge_policies(own: RawPolicy, defaults: &RawPolicy) -> Policy {
         retry: merge_retries(&own.retry.unwrap_or_default(), defaults.retry.as_ref()),
         order: own.order.or(defaults.order).unwrap_or_default().into(),
         on_dead: own.on_dead.or(defaults.on_dead).unwrap_or_default().into(),
+        disable_after: own
+            .disable_after
+            .or(defaults.disable_after)
+            .map_or(Some(DISABLE_AFTER_DEFAULT), |time| time.0),
+        when_disabled: own.when_disabled.or(defaults.when_disabled).unwrap_or_default().into(),
     }
 }
 

@@ -20,6 +20,7 @@ mod network;
 mod origin;
 mod path;
 mod raw;
+mod raw_disable;
 mod read;
 mod reference;
 mod report;

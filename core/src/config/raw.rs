@@ -11,6 +11,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
 
+use super::raw_disable::{RawDisableAfter, RawWhenDisabled};
 use super::settings::{BacklogSettings, BusSettings, MemorySettings, Scope, ServerSettings};
 use super::{ByteSize, HumanDuration, NetworkPolicy, Secret};
 use crate::alert;
@@ -306,6 +307,13 @@ pub(super) struct RawPolicy {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = RawOnDead::Park))]
     pub(super) on_dead: Option<RawOnDead>,
+    /// After how long without a success, and with failures, the endpoint is disabled; `false`: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) disable_after: Option<RawDisableAfter>,
+    /// What happens to what is owed to the endpoint while it is disabled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = RawWhenDisabled::Hold))]
+    pub(super) when_disabled: Option<RawWhenDisabled>,
 }
 
 /// When failed attempts are made again.

@@ -94,6 +94,9 @@ pub enum DeadReason {
     Rejected,
     /// The receiver asked never to be sent anything again; the endpoint is disabled.
     Gone,
+    /// The endpoint was disabled, and drops what it is owed meanwhile
+    /// ([`WhenDisabled::Drop`](crate::endpoint::WhenDisabled::Drop)).
+    Disabled,
 }
 
 /// What one attempt did: kept with the delivery.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub use asks::NotAsked;
 pub(crate) use asks::asks;
-pub use hold::{Gone, Hold};
+pub use hold::{Gone, Hold, WhenDisabled};
 pub use id::{ENDPOINT_ID_BYTES_MAX, EndpointId, InvalidEndpointId};
 pub use order::{OnDead, Order};
 
@@ -107,7 +107,17 @@ pub struct Policy {
     /// What happens behind an event that was given up, where an order is kept. Default: the next one
     /// follows.
     pub on_dead: OnDead,
+    /// It is disabled when every attempt has failed for so long; `None`: never. At most
+    /// [`DISABLE_AFTER_MAX`]. Default 5 days.
+    pub disable_after: Option<Duration>,
+    /// What happens to what is owed to it while it is disabled. Default: it is kept.
+    pub when_disabled: WhenDisabled,
 }
+
+/// Until when an endpoint that fails is not disabled, unless said otherwise.
+pub const DISABLE_AFTER_DEFAULT: Duration = Duration::from_hours(5 * 24);
+/// Longest such time: so long is known which attempts failed.
+pub const DISABLE_AFTER_MAX: Duration = Duration::from_hours(7 * 24);
 
 impl Default for Policy {
     fn default() -> Self {
@@ -119,6 +129,8 @@ impl Default for Policy {
             retry: retry::Policy::default(),
             order: Order::default(),
             on_dead: OnDead::default(),
+            disable_after: Some(DISABLE_AFTER_DEFAULT),
+            when_disabled: WhenDisabled::default(),
         }
     }
 }
@@ -323,6 +335,20 @@ impl EndpointBuilder {
     /// one follows.
     pub fn on_dead(mut self, on_dead: OnDead) -> Self {
         self.policy.on_dead = on_dead;
+        self
+    }
+
+    /// Sets after how long without a success, and with failures, it is disabled: at least 1 s, at most
+    /// 7 days. `None`: never. Default 5 days.
+    pub fn disable_after(mut self, time: Option<Duration>) -> Self {
+        let clamp = |time: Duration| time.clamp(Duration::from_secs(1), DISABLE_AFTER_MAX);
+        self.policy.disable_after = time.map(clamp);
+        self
+    }
+
+    /// Sets what happens to what is owed to it while it is disabled. Default: it is kept.
+    pub fn when_disabled(mut self, when_disabled: WhenDisabled) -> Self {
+        self.policy.when_disabled = when_disabled;
         self
     }
 

@@ -38,12 +38,12 @@ pub(super) async fn attempt(
     for lease in leases {
         if lease.event.expires_at().is_some_and(|deadline| started >= deadline) {
             tracing::info!(endpoint = %endpoint.id, event = %lease.event.id(), "event expired");
-            settlements.push(Settlement {
-                delivery: lease.delivery,
-                fence: lease.fence,
-                attempt: None,
-                decision: Decision::Expired,
-            });
+            settlements.push(unattempted(lease, Decision::Expired));
+            continue;
+        }
+        if lane.drops() {
+            tracing::info!(endpoint = %endpoint.id, event = %lease.event.id(), "dropped: endpoint is disabled");
+            settlements.push(unattempted(lease, Decision::Dead(DeadReason::Disabled)));
             continue;
         }
         batch.push(Attempt {
@@ -103,12 +103,18 @@ pub(super) async fn attempt(
     settlements
 }
 
+/// Ends a delivery without an attempt.
+fn unattempted(lease: Lease, decision: Decision) -> Settlement {
+    Settlement { delivery: lease.delivery, fence: lease.fence, attempt: None, decision }
+}
+
 /// What to remember where the settlement means that the endpoint wants nothing any more.
 pub(super) fn says_gone(settlement: &Settlement, now: Timestamp) -> Option<Gone> {
     (settlement.decision == Decision::Dead(DeadReason::Gone)).then(|| Gone {
         since: now,
         status: settlement.attempt.as_ref().and_then(|attempt| attempt.status),
         delivery: settlement.delivery.clone(),
+        failing_since: None,
     })
 }
 

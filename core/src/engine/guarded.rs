@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use crate::delivery::DeliveryId;
 use crate::endpoint::EndpointId;
 use crate::error::{Error, ErrorKind};
+use crate::stats::EndpointStats;
 use crate::store::{
     Claim, Fence, Found, Note, Page, Query, Replayed, Settled, Settlement, Store, Target,
 };
@@ -42,6 +43,10 @@ impl Guarded {
         until: Timestamp,
     ) -> Result<Claim, Error> {
         guard(async { self.0.claim_tried(endpoint, max, now, until).await }).await
+    }
+
+    pub(crate) async fn stats(&self) -> Result<Vec<EndpointStats>, Error> {
+        guard(async { self.0.stats().await }).await
     }
 
     pub(crate) async fn extend(

@@ -226,7 +226,7 @@ impl Engine {
                     if is_back {
                         touched.push(id.clone());
                     }
-                    if !was_open {
+                    if !was_open || lane.drops() {
                         opened.push(id.clone());
                     }
                     lane

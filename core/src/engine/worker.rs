@@ -15,12 +15,16 @@ use super::{
     LEASE, LEASE_TICK, LookAt, SLEEP_MAX, STORE_WAIT_MAX, STORE_WAIT_MIN, Shared, hold, order,
 };
 use crate::delivery::{Decision, DeliveryId};
+use crate::endpoint::Gone;
 use crate::endpoint::Order;
 use crate::error::{Error, ErrorKind};
 use crate::lane::{Lane, May, Serving};
+use crate::stats::Window;
 use crate::store::{Fence, Lease, Next, Settled, Settlement};
 use crate::time::Timestamp;
 
+/// How long attempts fail before the store is asked for earlier ones.
+const FAILING_ASKED_AFTER: Duration = Duration::from_mins(1);
 /// Most deliveries that one claim takes for a sink that takes batches.
 const CLAIM_MAX: usize = 4096;
 
@@ -94,6 +98,7 @@ impl Worker {
                 self.finish(done);
             }
             // Before the settlement, so that a crash between them repeats the attempt and loses nothing.
+            self.disable().await;
             self.note_gone().await;
             if let Some(retry_at) = self.settle().await {
                 next = next.or_at(retry_at);
@@ -102,7 +107,8 @@ impl Worker {
             self.release_broken().await;
 
             let serving = lane.serving();
-            let is_served = lane.is_open() && !shared.stop_claiming.is_cancelled();
+            let is_served =
+                (lane.is_open() || lane.drops()) && !shared.stop_claiming.is_cancelled();
             let may_claim = self.keep_order(&serving, is_served).await
                 && is_served
                 && self.store_asks_again.is_none();
@@ -119,8 +125,12 @@ impl Worker {
             let may = if may_claim && free > 0 && (may_start || self.is_due(next)) {
                 let policy = &serving.endpoint.policy;
                 let wanted = free.saturating_mul(serving.batch_max);
-                let may = lane.pace().may(policy, wanted, calls, Instant::now());
-                self.linger(may, &serving)
+                if lane.drops() {
+                    May::Claim(wanted)
+                } else {
+                    let may = lane.pace().may(policy, wanted, calls, Instant::now());
+                    self.linger(may, &serving)
+                }
             } else {
                 May::AfterACall
             };
@@ -375,6 +385,68 @@ impl Worker {
         if self.keeps_order {
             self.lane.with_lines(|lines| lines.given_back(leases));
         }
+    }
+
+    /// Disables the endpoint where every attempt has failed for too long.
+    async fn disable(&mut self) {
+        let serving = self.lane.serving();
+        let Some(limit) = serving.endpoint.policy.disable_after else { return };
+        let Some(last) = self.unsettled.last() else { return };
+        if !self.lane.is_open() || self.store_asks_again.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        let Some(known) = self.lane.pace().failing_for(now) else { return };
+        // Attempts of an earlier process count, too. Not asked for every little failure.
+        if known >= FAILING_ASKED_AFTER.min(limit) && self.lane.pace().asks_for_failing() {
+            if let Some(time) = self.failing_before().await {
+                self.lane.pace().fails_for(time, now);
+            }
+        }
+        let Some(failing) = self.lane.pace().failing_for(now).filter(|it| *it >= limit) else {
+            return;
+        };
+        let wall = self.shared.clock.now();
+        let failing_ms = i64::try_from(failing.as_millis()).unwrap_or(i64::MAX);
+        let gone = Gone {
+            since: wall,
+            status: last.attempt.as_ref().and_then(|attempt| attempt.status),
+            delivery: last.delivery.clone(),
+            failing_since: Some(Timestamp::from_millis(
+                wall.as_millis().saturating_sub(failing_ms),
+            )),
+        };
+        if self.lane.set_gone(&serving, gone.clone()) {
+            self.is_gone_unnoted = true;
+            self.shared.desk.gone(&serving.endpoint, &gone);
+            let endpoint = self.lane.id();
+            tracing::warn!(%endpoint, ?failing, "endpoint disabled: every attempt has failed");
+        }
+    }
+
+    /// For how long every attempt has failed by the store's statistics: since the end of the first of
+    /// their bars after the last success in which one failed.
+    async fn failing_before(&self) -> Option<Duration> {
+        if !self.shared.keeps_history {
+            return None;
+        }
+        let stats = match self.shared.store.stats().await {
+            Ok(stats) => stats,
+            Err(error) => {
+                let endpoint = self.lane.id();
+                tracing::warn!(%endpoint, error = error.chain(), "statistics not read");
+                return None;
+            }
+        };
+        let series = stats.into_iter().find(|it| it.endpoint == *self.lane.id())?.series;
+        let now = self.shared.clock.now();
+        let last_success = series.last_success();
+        let bars = series.bars(Window::Week, now);
+        let first = bars.windows(2).find(|bars| {
+            let is_after = last_success.is_none_or(|success| bars[0].from > success);
+            bars[0].failed > 0 && is_after
+        })?;
+        Some(now.since(first[1].from))
     }
 
     /// Has the store remember that the receiver wants nothing any more.

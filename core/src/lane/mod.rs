@@ -18,7 +18,7 @@ use tokio::time::Instant;
 pub use pace::PAUSE_ASKED_MAX;
 pub(crate) use pace::{May, Pace};
 
-use crate::endpoint::{Endpoint, EndpointId, Gone, Hold};
+use crate::endpoint::{Endpoint, EndpointId, Gone, Hold, WhenDisabled};
 use crate::sink::Sink;
 pub(crate) use order::{Head, Lines, PARKED_MAX};
 
@@ -215,6 +215,8 @@ impl Lane {
         let mut slot = self.lock_gone();
         let was_gone = slot.is_some();
         self.put_gone(&mut slot, None);
+        // It has its time anew.
+        self.pace().forgive();
         was_gone
     }
 
@@ -236,6 +238,13 @@ impl Lane {
         self.serving.load().endpoint.enabled
             && !self.is_gone.load(Ordering::Acquire)
             && !self.is_removed.load(Ordering::Acquire)
+    }
+
+    /// Whether what is owed to it is given up instead of attempted or held.
+    pub(crate) fn drops(&self) -> bool {
+        !self.is_open()
+            && !self.is_removed.load(Ordering::Acquire)
+            && self.serving.load().endpoint.policy.when_disabled == WhenDisabled::Drop
     }
 
     /// Attempts that failed in a row, not counting those of alerts.

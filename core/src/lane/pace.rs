@@ -46,6 +46,12 @@ pub(crate) struct Pace {
     is_probing: bool,
     /// Attempts that failed in a row.
     failures: u32,
+    /// Since when every attempt has failed; `None`: the last one did not.
+    failing_since: Option<Instant>,
+    /// For how long attempts had failed before, in earlier processes.
+    failed_before: Duration,
+    /// Whether the store was asked for that.
+    is_failing_told: bool,
     /// How often it was paused in a row.
     pauses: u32,
     /// Calls that may be under way where that adapts; 0: not begun.
@@ -108,6 +114,8 @@ impl Pace {
     ) -> Option<Duration> {
         let Err(nack) = outcome else {
             self.failures = 0;
+            self.forgive();
+            self.is_failing_told = false;
             self.grow(policy, took);
             // One that began before the pause does not end it.
             if self.paused_until(now).is_none() {
@@ -125,6 +133,7 @@ impl Pace {
             self.shrink(policy);
         }
         self.failures = self.failures.saturating_add(1);
+        self.failing_since.get_or_insert(now);
         let asked = match nack.verdict {
             Verdict::Retry { after } if nack.slow => {
                 let own = doubled(SLOW_PAUSE_MIN, self.pauses, SLOW_PAUSE_MAX);
@@ -153,6 +162,29 @@ impl Pace {
             self.pauses = self.pauses.saturating_add(1);
         }
         is_news.then_some(pause)
+    }
+
+    /// For how long every attempt has failed, as far as is known here.
+    pub(crate) fn failing_for(&self, now: Instant) -> Option<Duration> {
+        self.failing_since.map(|since| now - since + self.failed_before)
+    }
+
+    /// Whether to ask the store since when attempts fail; once while they do.
+    pub(crate) fn asks_for_failing(&mut self) -> bool {
+        self.failing_since.is_some() && !std::mem::replace(&mut self.is_failing_told, true)
+    }
+
+    /// Attempts have failed for so long, those of earlier processes included.
+    pub(crate) fn fails_for(&mut self, time: Duration, now: Instant) {
+        if let Some(since) = self.failing_since {
+            self.failed_before = time.saturating_sub(now - since);
+        }
+    }
+
+    /// What failed so far is forgiven, and not asked for again.
+    pub(crate) fn forgive(&mut self) {
+        (self.failing_since, self.failed_before) = (None, Duration::ZERO);
+        self.is_failing_told = true;
     }
 
     /// Until when nothing is started.

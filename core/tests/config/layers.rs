@@ -46,6 +46,8 @@ breaker = { failures = 7, pause = "1s", pause_max = "1m" }
 retry = { schedule = ["1s", "2m"], jitter = 1, max_age = "3d" }
 order = "key"
 on_dead = "block"
+disable_after = "2d"
+when_disabled = "drop"
 
 [[endpoints]]
 sink = "file"
@@ -63,6 +65,8 @@ rate = "30/m"
 breaker = false
 order = "none"
 on_dead = "park"
+disable_after = false
+when_disabled = "hold"
 format = "standard"
 connect_timeout = "1s"
 headers = { x-default = "yes" }
@@ -127,6 +131,8 @@ fn as_json() -> Value {
                 "retry": { "schedule": ["1s", "2m"], "jitter": 1, "max_age": "3d" },
                 "order": "key",
                 "on_dead": "block",
+                "disable_after": "2d",
+                "when_disabled": "drop",
             },
             {
                 "sink": "file",
@@ -143,6 +149,8 @@ fn as_json() -> Value {
             "breaker": false,
             "order": "none",
             "on_dead": "park",
+            "disable_after": false,
+            "when_disabled": "hold",
             "format": "standard",
             "connect_timeout": "1s",
             "headers": { "x-default": "yes" },

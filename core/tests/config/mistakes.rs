@@ -269,7 +269,7 @@ url = "x""#,
             "4: defaults.retry.jitter: expected 0 to 1, found 2",
             r#"5: defaults.rate: expected a rate such as 100/s, 30/m or 10/h, found "1/d""#,
             r#"6: defaults.format: expected "guide" or "standard" or "cloudevents-binary", found "xml""#,
-            "7: defaults.url: unknown key — known here: breaker, concurrency, connect_timeout, format, headers, on_dead, order, rate, retry, rotate, secrets, timeout",
+            "7: defaults.url: unknown key — known here: breaker, concurrency, connect_timeout, disable_after, format, headers, on_dead, order, rate, retry, rotate, secrets, timeout, when_disabled",
         ],
     );
     toml("endpoints = 3", &["1: endpoints: expected a list of tables, found 3"]);
@@ -299,12 +299,16 @@ fn in_endpoints() {
         r#"tiemout = "10s"
 rate = "fast"
 order = "keys"
-on_dead = "drop""#,
+on_dead = "drop"
+disable_after = "8d"
+when_disabled = "keep""#,
         &[
             r#"4: endpoints[0].tiemout: unknown key — did you mean "timeout"?"#,
             r#"5: endpoints[0].rate: expected a rate such as 100/s, 30/m or 10/h, found "fast""#,
             r#"6: endpoints[0].order: expected "none" or "key" or "all", found "keys" — did you mean "key"?"#,
             r#"7: endpoints[0].on_dead: expected "park" or "block", found "drop""#,
+            r#"8: endpoints[0].disable_after: expected false or 1s to 7d, found "8d""#,
+            r#"9: endpoints[0].when_disabled: expected "hold" or "drop", found "keep""#,
         ],
     );
     endpoint("concurrency = 0", &["4: endpoints[0].concurrency: expected 1 to 4096, found 0"]);

@@ -5,6 +5,7 @@ mod basics;
 mod batch_max_panics;
 mod clock_jump;
 mod close_in_use;
+mod disable;
 mod faulty_store;
 mod filter;
 mod gone_after_replace;

@@ -99,7 +99,9 @@ pub(super) fn encode(state: &State) -> Vec<u8> {
                 put_place(&mut out, before.first);
             }
         }
-        out.put_u8(u8::from(lane.stands.is_some()) | u8::from(lane.series.is_some()) << 1);
+        let has_later = lane.stands.as_ref().is_some_and(|stands| stands.has_later());
+        let flags = [lane.stands.is_some(), lane.series.is_some(), has_later];
+        out.put_u8((0..).zip(flags).map(|(bit, is_set)| u8::from(is_set) << bit).sum());
         if let Some(stands) = &lane.stands {
             stands.encode(&mut out);
         }
@@ -231,7 +233,8 @@ fn take_lane(take: &mut Take<'_>) -> Decoded<CheckpointLane> {
         })
         .collect::<Decoded<_>>()?;
     let flags = take.u8()?;
-    let stands = if flags & 1 == 0 { None } else { Some(Box::new(Stands::take(take)?)) };
+    let has_later = flags & 4 != 0;
+    let stands = if flags & 1 == 0 { None } else { Some(Box::new(Stands::take(take, has_later)?)) };
     let (mut series, mut totals_from) = (None, 0);
     if flags & 2 != 0 {
         totals_from = take.u32()?;

@@ -302,6 +302,7 @@ pub(super) fn put_decision(out: &mut Vec<u8>, decision: Decision, base: Base) {
         Decision::Dead(DeadReason::Exhausted) => out.put_u8(3),
         Decision::Dead(DeadReason::Rejected) => out.put_u8(4),
         Decision::Dead(DeadReason::Gone) => out.put_u8(5),
+        Decision::Dead(DeadReason::Disabled) => out.put_u8(8),
     }
 }
 
@@ -313,6 +314,7 @@ pub(super) fn take_decision(take: &mut Take<'_>, base: Base) -> Decoded<Decision
         3 => Decision::Dead(DeadReason::Exhausted),
         4 => Decision::Dead(DeadReason::Rejected),
         5 => Decision::Dead(DeadReason::Gone),
+        8 => Decision::Dead(DeadReason::Disabled),
         _ => return Err(Malformed),
     })
 }
@@ -491,6 +493,7 @@ mod tests {
             Decision::Dead(DeadReason::Exhausted),
             Decision::Dead(DeadReason::Rejected),
             Decision::Dead(DeadReason::Gone),
+            Decision::Dead(DeadReason::Disabled),
         ];
         for (number, decision) in decisions.into_iter().enumerate() {
             let before = [

@@ -24,6 +24,7 @@ impl Ended {
         Self::Dead(DeadReason::Gone),
         Self::Expired,
         Self::Purged,
+        Self::Dead(DeadReason::Disabled),
     ];
 
     /// Where its bits are.
@@ -56,7 +57,9 @@ impl Ended {
     }
 }
 
-const KEPT: usize = 5;
+const KEPT: usize = 6;
+/// As many were there from the first version of the format on.
+const KEPT_FIRST: usize = 5;
 
 /// Bits of events, by how their newest delivery to one endpoint ended and how often it was made.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -136,20 +139,31 @@ impl Stands {
         dead
     }
 
+    /// Whether there is a bit in a bitmap that the first version of the format did not have.
+    pub(super) fn has_later(&self) -> bool {
+        self.ended[KEPT_FIRST..].iter().any(|events| !events.is_empty())
+    }
+
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.put_var(self.again.len() as u64);
-        for events in self.ended.iter().chain(&self.again) {
+        let later = if self.has_later() { &self.ended[KEPT_FIRST..] } else { &[] };
+        for events in self.ended[..KEPT_FIRST].iter().chain(&self.again).chain(later) {
             put_events(out, events);
         }
     }
 
-    pub(super) fn take(take: &mut Take<'_>) -> Decoded<Self> {
+    /// `has_later`: what [`has_later`](Self::has_later) said when it was encoded.
+    pub(super) fn take(take: &mut Take<'_>, has_later: bool) -> Decoded<Self> {
         let runs = take.count()?;
         let mut stands = Self::default();
-        for events in &mut stands.ended {
+        let (first, later) = stands.ended.split_at_mut(KEPT_FIRST);
+        for events in first {
             *events = take_events(take)?;
         }
         stands.again = (0..runs).map(|_| take_events(take)).collect::<Decoded<_>>()?;
+        for events in later.iter_mut().filter(|_| has_later) {
+            *events = take_events(take)?;
+        }
         Ok(stands)
     }
 }
@@ -197,12 +211,20 @@ mod tests {
 
         let mut bytes = Vec::new();
         stands.encode(&mut bytes);
-        assert_eq!(Stands::take(&mut Take::new(&bytes)), Ok(stands.clone()));
+        assert!(stands.has_later());
+        assert_eq!(Stands::take(&mut Take::new(&bytes), true), Ok(stands.clone()));
         for cut in 0..bytes.len() {
-            assert!(Stands::take(&mut Take::new(&bytes[..cut])).is_err(), "cut at {cut}");
+            assert!(Stands::take(&mut Take::new(&bytes[..cut]), true).is_err(), "cut at {cut}");
         }
         assert_eq!(stands.forget(0, 14, |event| event != 10), 2, "12 and 13 were dead");
         assert_eq!((stands.ended(10), stands.ended(12)), (Ended::KEPT[0], Ended::Delivered));
         assert_eq!((stands.ended(14), stands.run(11)), (Ended::Purged, 0));
+
+        // Without one of the later bitmaps it is what it always was.
+        stands.reopen(15);
+        let mut bytes = Vec::new();
+        stands.encode(&mut bytes);
+        assert!(!stands.has_later());
+        assert_eq!(Stands::take(&mut Take::new(&bytes), false), Ok(stands));
     }
 }
