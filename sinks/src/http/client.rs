@@ -10,9 +10,11 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use postrider::config::NetworkPolicy;
 use postrider::delivery::{Cause, Nack};
+use postrider::sink::Egress;
 
 use super::answer::Answer;
 use super::connect::{self, Deadline};
+use super::egress;
 use super::pool::{Body, Connection, Pool};
 use super::resolve::{Resolve, SystemResolver};
 use super::target::{Forbidden, InvalidUrl, Target};
@@ -282,6 +284,20 @@ impl Client {
     /// Safe.
     pub async fn probe(&self) -> Result<(), Nack> {
         self.connect(Deadline::after(self.connect_timeout, self.connect_timeout)).await.map(drop)
+    }
+
+    /// From where the receiver would see connections come. Looks a name up, judges its addresses,
+    /// and sends nothing to them.
+    ///
+    /// # Errors
+    /// A name that does not resolve, an address that is forbidden or to which no route leads.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn egress(&self) -> Result<Egress, Nack> {
+        let limit = self.connect_timeout;
+        let deadline = Deadline::after(limit, limit);
+        egress::find(&self.target, &self.network, &*self.resolver, deadline).await
     }
 
     /// Closes the idle connections; those in use are closed when they come back.

@@ -107,7 +107,7 @@ pub(super) async fn handshake(
 
 /// The addresses that may be connected to; a name with a single forbidden one is refused whole, or
 /// whoever runs its DNS could mix one in and wait for the day it is picked.
-async fn addresses(
+pub(super) async fn addresses(
     target: &Target,
     policy: &NetworkPolicy,
     resolver: &dyn Resolve,

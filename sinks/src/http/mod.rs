@@ -13,6 +13,7 @@ mod answer;
 mod client;
 mod config;
 mod connect;
+mod egress;
 pub mod guard;
 mod network;
 mod permanent;
@@ -33,7 +34,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::Method;
 use postrider::delivery::{Cause, Nack, Outcome};
-use postrider::sink::{Attempt, CheckContext, Problem, Sink, SinkFactory};
+use postrider::sink::{Attempt, CheckContext, EgressFuture, Problem, Sink, SinkFactory};
 use postrider::{Error, ErrorKind};
 
 pub use answer::{Answer, retry_after};
@@ -75,6 +76,14 @@ impl SinkFactory for HttpFactory {
 
     fn target(&self, settings: &HttpSettings) -> String {
         settings.shown()
+    }
+
+    fn egress(&self, settings: &HttpSettings, context: &CheckContext<'_>) -> Option<EgressFuture> {
+        let sink = HttpSink::new(settings, context);
+        Some(Box::pin(async move {
+            let sink = sink.map_err(|error| Nack::retry(Cause::Sink, error.to_string()))?;
+            sink.client.egress().await
+        }))
     }
 
     fn build(
