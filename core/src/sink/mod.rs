@@ -93,6 +93,12 @@ pub trait Sink: Send + Sync + 'static {
         1
     }
 
+    /// How long the first delivery that comes to an idle lane waits for others, so that they go in
+    /// one call. A lane that is behind never waits. Default zero; more than 10 s counts as 10 s.
+    fn batch_linger(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Asks whether the place can be reached, without delivering anything. Default: yes.
     ///
     /// # Errors
@@ -120,6 +126,10 @@ impl<S: Sink + ?Sized> Sink for Arc<S> {
 
     fn batch_max(&self) -> usize {
         (**self).batch_max()
+    }
+
+    fn batch_linger(&self) -> Duration {
+        (**self).batch_linger()
     }
 
     async fn check(&self) -> Result<(), Nack> {
