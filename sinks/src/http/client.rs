@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request};
+use http::header::PROXY_AUTHORIZATION;
+use http::{HeaderMap, Method, Request, Uri};
 use postrider::config::NetworkPolicy;
 use postrider::delivery::{Cause, Nack};
 use postrider::sink::Egress;
@@ -16,6 +17,7 @@ use super::answer::Answer;
 use super::connect::{self, Deadline};
 use super::egress;
 use super::pool::{Body, Connection, Pool};
+use super::proxy::{self, InvalidProxy, Proxy};
 use super::resolve::{Resolve, SystemResolver};
 use super::target::{Forbidden, InvalidUrl, Target};
 use super::text::Text;
@@ -117,6 +119,8 @@ pub enum ClientError {
     Url(InvalidUrl),
     /// The network policy forbids the host, whatever DNS says.
     Forbidden(Forbidden),
+    /// The policy's proxy is wrong or forbidden.
+    Proxy(InvalidProxy),
     /// TLS cannot be set up on this machine.
     Tls(String),
 }
@@ -126,6 +130,7 @@ impl std::fmt::Display for ClientError {
         match self {
             Self::Url(error) => error.fmt(f),
             Self::Forbidden(error) => error.fmt(f),
+            Self::Proxy(error) => error.fmt(f),
             Self::Tls(error) => error.fmt(f),
         }
     }
@@ -162,6 +167,9 @@ impl std::error::Error for ClientError {}
 #[derive(Debug)]
 pub struct Client {
     target: Target,
+    /// What requests name: as in the target, or in absolute form for a proxy.
+    uri: Uri,
+    proxy: Option<Proxy>,
     network: NetworkPolicy,
     connect_timeout: Duration,
     response_bytes_max: usize,
@@ -198,8 +206,15 @@ impl Client {
                 None => Whom::Fixed(Tls::platform().map_err(ClientError::Tls)?),
             }),
         };
+        let proxy = Proxy::of(&options.network).map_err(ClientError::Proxy)?;
+        let uri = match &proxy {
+            Some(_) if !target.tls => proxy::absolute(&target),
+            _ => target.uri.clone(),
+        };
         Ok(Self {
             target,
+            uri,
+            proxy,
             network: options.network,
             connect_timeout: options.connect_timeout,
             response_bytes_max: options.response_bytes_max,
@@ -254,8 +269,13 @@ impl Client {
         let request = || {
             let mut request = Request::new(Body::new(body.clone()));
             *request.method_mut() = method.clone();
-            *request.uri_mut() = self.target.uri.clone();
+            *request.uri_mut() = self.uri.clone();
             *request.headers_mut() = head();
+            if !self.target.tls
+                && let Some(value) = self.proxy.as_ref().and_then(Proxy::authorization)
+            {
+                request.headers_mut().insert(PROXY_AUTHORIZATION, value.clone());
+            }
             request
         };
         if let Some(connection) = self.pool.take().await {
@@ -297,7 +317,8 @@ impl Client {
     pub async fn egress(&self) -> Result<Egress, Nack> {
         let limit = self.connect_timeout;
         let deadline = Deadline::after(limit, limit);
-        egress::find(&self.target, &self.network, &*self.resolver, deadline).await
+        egress::find(&self.target, self.proxy.as_ref(), &self.network, &*self.resolver, deadline)
+            .await
     }
 
     /// Closes the idle connections; those in use are closed when they come back.
@@ -324,9 +345,15 @@ impl Client {
             Whom::Fixed(tls) => tls.clone(),
             Whom::Files(trust) => trust.current(),
         });
-        let (peer, wire) =
-            connect::open(&self.target, &self.network, &*self.resolver, tls.as_ref(), deadline)
-                .await?;
+        let (peer, wire) = connect::open(
+            &self.target,
+            self.proxy.as_ref(),
+            &self.network,
+            &*self.resolver,
+            tls.as_ref(),
+            deadline,
+        )
+        .await?;
         let mark = wire.mark.clone();
         let (sender, io) = connect::handshake(wire)
             .await

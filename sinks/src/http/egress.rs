@@ -8,16 +8,22 @@ use postrider::delivery::{Cause, Nack};
 use postrider::sink::Egress;
 
 use super::connect::{self, Deadline};
+use super::proxy::Proxy;
 use super::resolve::Resolve;
 use super::target::Target;
 
-/// The configured addresses; without any, those that the routes to the target's addresses pick.
+/// The proxy, or the configured addresses; without any, those that the routes to the target's
+/// addresses pick.
 pub(super) async fn find(
     target: &Target,
+    proxy: Option<&Proxy>,
     policy: &NetworkPolicy,
     resolver: &dyn Resolve,
     deadline: Deadline,
 ) -> Result<Egress, Nack> {
+    if let Some(proxy) = proxy {
+        return Ok(Egress::Proxy(proxy.name()));
+    }
     let bound = policy.bound();
     if !bound.is_empty() {
         return Ok(Egress::Bound(bound));
