@@ -66,6 +66,8 @@ pub(crate) enum Command {
     Stats,
     /// Delivers again to an endpoint whose receiver said that it wants nothing any more
     Enable(Enable),
+    /// Prints the addresses that events are sent from, for receivers that let in listed ones only
+    Egress,
     /// Checks a data folder that no process has open, and salvages a damaged one
     Doctor(Doctor),
     /// Makes signing secrets

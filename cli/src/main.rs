@@ -115,6 +115,7 @@ fn main() -> ExitCode {
         Command::Replay(replay) => run_async(commands::replay::run(&args, replay, &output)),
         Command::Stats => run_async(commands::stats::run(&args, &output)),
         Command::Enable(enable) => run_async(commands::enable::run(&args, enable, &output)),
+        Command::Egress => run_async(commands::egress::run(&args, &output)),
         Command::Doctor(doctor) => commands::doctor::run(&args, doctor, &output),
         Command::Secret(command) => commands::secret::run(command, &output),
         Command::Schema => commands::schema::schema(&output),

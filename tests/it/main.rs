@@ -9,6 +9,7 @@ mod docs;
 mod doctor;
 mod file;
 mod http;
+mod net;
 mod order;
 mod past;
 mod plugin;

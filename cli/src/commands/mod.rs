@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod dead;
 pub(crate) mod deliveries;
 pub(crate) mod doctor;
+pub(crate) mod egress;
 pub(crate) mod enable;
 pub(crate) mod events;
 pub(crate) mod init;

@@ -359,6 +359,14 @@ impl Checker<'_, '_> {
             let error = self.report.error(&path, "a second address of the same family");
             self.report.push(&path, error.remedy("give one of IPv4, one of IPv6 or both"));
         }
+        if let Some(proxy) = &raw.proxy {
+            if !proxy.expose().starts_with("http://") {
+                let path = KeyPath::default().key("network").key("proxy");
+                let error = self.report.error(&path, "expected an http URL");
+                self.report.push(&path, error.remedy("write \"http://HOST:PORT\""));
+            }
+            policy = policy.through(proxy.clone());
+        }
         policy.bind(raw.bind_address.iter().map(|address| address.0))
     }
 

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::Secret;
+
 /// Where a sink may connect to, and which local address it sends from.
 ///
 /// What counts as public is decided by the sink that connects; this only carries what the operator
@@ -19,6 +21,7 @@ pub struct NetworkPolicy {
     https_only: bool,
     bind_v4: Option<Ipv4Addr>,
     bind_v6: Option<Ipv6Addr>,
+    proxy: Option<Secret>,
 }
 
 /// A text that is no network.
@@ -94,6 +97,19 @@ impl NetworkPolicy {
             }
         }
         self
+    }
+
+    /// Connects through this forward proxy, an http URL that may hold a user and a password; checked
+    /// by the sink that uses it.
+    #[must_use]
+    pub fn through(mut self, proxy: Secret) -> Self {
+        self.proxy = Some(proxy);
+        self
+    }
+
+    /// The forward proxy to connect through; `None` where connections are direct.
+    pub fn proxy(&self) -> Option<&Secret> {
+        self.proxy.as_ref()
     }
 
     /// The networks allowed beside public addresses.

@@ -655,6 +655,10 @@ pub(super) struct RawNetwork {
     /// not used. An endpoint may have its own. Absent: the system picks.
     #[schemars(length(max = 2), extend("examples" = [["198.51.100.7"]]))]
     pub(super) bind_address: Vec<RawIp>,
+    /// A forward proxy that all http endpoints connect through, as `http://HOST:PORT` or
+    /// `http://USER:PASSWORD@HOST:PORT`. Absent: none; proxies of the environment are never used.
+    #[serde(skip_serializing)]
+    pub(super) proxy: Option<Secret>,
 }
 
 /// An IP address, checked, so that an error names the very element.

@@ -4,6 +4,7 @@
 //! A sink reports what happened and nothing else: it never sleeps, retries or remembers. When to
 //! try again, in what order and how fast is the engine's.
 
+mod egress;
 mod registry;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use egress::{Egress, EgressFuture};
 pub use registry::{CheckContext, PreparedSink, Problem, Registry, SinkFactory};
 
 use crate::delivery::{Cause, DeliveryId, Nack, Outcome};

@@ -13,7 +13,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::Sink;
+use super::{EgressFuture, Sink};
 use crate::config::NetworkPolicy;
 use crate::endpoint::EndpointId;
 use crate::error::Error;
@@ -62,6 +62,18 @@ pub trait SinkFactory: Send + Sync + 'static {
 
     /// Where it delivers to, for people: a URL without its password, a path.
     fn target(&self, settings: &Self::Settings) -> String;
+
+    /// From where the receiver would see connections come; called with settings that
+    /// [`check`](Self::check) has passed. The future ends within a bounded time. Default: `None`,
+    /// a sink that connects to nothing.
+    fn egress(
+        &self,
+        settings: &Self::Settings,
+        context: &CheckContext<'_>,
+    ) -> Option<EgressFuture> {
+        let _ = (settings, context);
+        None
+    }
 
     /// Makes the sink; may open files, must not wait for a network.
     ///
@@ -196,6 +208,12 @@ impl PreparedSink {
         self.factory.target(&*self.settings)
     }
 
+    /// From where the receiver would see connections come; `None` for a sink that connects to
+    /// nothing.
+    pub fn egress(&self, context: &CheckContext<'_>) -> Option<EgressFuture> {
+        self.factory.egress(&*self.settings, context)
+    }
+
     /// Everything wrong with the settings.
     pub fn check(&self, context: &CheckContext<'_>) -> Vec<Problem> {
         self.factory.check(&*self.settings, context)
@@ -233,6 +251,7 @@ trait ErasedFactory: Send + Sync {
         settings: &figment::value::Value,
     ) -> Result<Arc<dyn Any + Send + Sync>, Box<figment::Error>>;
     fn target(&self, settings: &dyn Any) -> String;
+    fn egress(&self, settings: &dyn Any, context: &CheckContext<'_>) -> Option<EgressFuture>;
     fn check(&self, settings: &dyn Any, context: &CheckContext<'_>) -> Vec<Problem>;
     fn build(&self, settings: &dyn Any, context: &CheckContext<'_>)
     -> Result<Arc<dyn Sink>, Error>;
@@ -267,6 +286,10 @@ impl<F: SinkFactory> ErasedFactory for Typed<F> {
 
     fn target(&self, settings: &dyn Any) -> String {
         self.0.target(Self::settings(settings))
+    }
+
+    fn egress(&self, settings: &dyn Any, context: &CheckContext<'_>) -> Option<EgressFuture> {
+        self.0.egress(Self::settings(settings), context)
     }
 
     fn check(&self, settings: &dyn Any, context: &CheckContext<'_>) -> Vec<Problem> {

@@ -7,13 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request};
+use http::header::PROXY_AUTHORIZATION;
+use http::{HeaderMap, Method, Request, Uri};
 use postrider::config::NetworkPolicy;
 use postrider::delivery::{Cause, Nack};
+use postrider::sink::Egress;
 
 use super::answer::Answer;
 use super::connect::{self, Deadline};
+use super::egress;
 use super::pool::{Body, Connection, Pool};
+use super::proxy::{self, InvalidProxy, Proxy};
 use super::resolve::{Resolve, SystemResolver};
 use super::target::{Forbidden, InvalidUrl, Target};
 use super::text::Text;
@@ -115,6 +119,8 @@ pub enum ClientError {
     Url(InvalidUrl),
     /// The network policy forbids the host, whatever DNS says.
     Forbidden(Forbidden),
+    /// The policy's proxy is wrong or forbidden.
+    Proxy(InvalidProxy),
     /// TLS cannot be set up on this machine.
     Tls(String),
 }
@@ -124,6 +130,7 @@ impl std::fmt::Display for ClientError {
         match self {
             Self::Url(error) => error.fmt(f),
             Self::Forbidden(error) => error.fmt(f),
+            Self::Proxy(error) => error.fmt(f),
             Self::Tls(error) => error.fmt(f),
         }
     }
@@ -160,6 +167,9 @@ impl std::error::Error for ClientError {}
 #[derive(Debug)]
 pub struct Client {
     target: Target,
+    /// What requests name: as in the target, or in absolute form for a proxy.
+    uri: Uri,
+    proxy: Option<Proxy>,
     network: NetworkPolicy,
     connect_timeout: Duration,
     response_bytes_max: usize,
@@ -196,8 +206,15 @@ impl Client {
                 None => Whom::Fixed(Tls::platform().map_err(ClientError::Tls)?),
             }),
         };
+        let proxy = Proxy::of(&options.network).map_err(ClientError::Proxy)?;
+        let uri = match &proxy {
+            Some(_) if !target.tls => proxy::absolute(&target),
+            _ => target.uri.clone(),
+        };
         Ok(Self {
             target,
+            uri,
+            proxy,
             network: options.network,
             connect_timeout: options.connect_timeout,
             response_bytes_max: options.response_bytes_max,
@@ -252,8 +269,13 @@ impl Client {
         let request = || {
             let mut request = Request::new(Body::new(body.clone()));
             *request.method_mut() = method.clone();
-            *request.uri_mut() = self.target.uri.clone();
+            *request.uri_mut() = self.uri.clone();
             *request.headers_mut() = head();
+            if !self.target.tls
+                && let Some(value) = self.proxy.as_ref().and_then(Proxy::authorization)
+            {
+                request.headers_mut().insert(PROXY_AUTHORIZATION, value.clone());
+            }
             request
         };
         if let Some(connection) = self.pool.take().await {
@@ -284,6 +306,21 @@ impl Client {
         self.connect(Deadline::after(self.connect_timeout, self.connect_timeout)).await.map(drop)
     }
 
+    /// From where the receiver would see connections come. Looks a name up, judges its addresses,
+    /// and sends nothing to them.
+    ///
+    /// # Errors
+    /// A name that does not resolve, an address that is forbidden or to which no route leads.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn egress(&self) -> Result<Egress, Nack> {
+        let limit = self.connect_timeout;
+        let deadline = Deadline::after(limit, limit);
+        egress::find(&self.target, self.proxy.as_ref(), &self.network, &*self.resolver, deadline)
+            .await
+    }
+
     /// Closes the idle connections; those in use are closed when they come back.
     pub fn close(&self) {
         self.pool.close();
@@ -308,9 +345,15 @@ impl Client {
             Whom::Fixed(tls) => tls.clone(),
             Whom::Files(trust) => trust.current(),
         });
-        let (peer, wire) =
-            connect::open(&self.target, &self.network, &*self.resolver, tls.as_ref(), deadline)
-                .await?;
+        let (peer, wire) = connect::open(
+            &self.target,
+            self.proxy.as_ref(),
+            &self.network,
+            &*self.resolver,
+            tls.as_ref(),
+            deadline,
+        )
+        .await?;
         let mark = wire.mark.clone();
         let (sender, io) = connect::handshake(wire)
             .await

@@ -16,8 +16,9 @@ use tokio_rustls::TlsConnector;
 
 use super::guard::{self, NameKind};
 use super::pool::Body;
+use super::proxy::Proxy;
 use super::resolve::Resolve;
-use super::target::{Host, Target};
+use super::target::{Forbidden, Host, Target};
 use super::tls::{self, Tls};
 use super::wire::{Mark, Stream, Wire};
 
@@ -63,21 +64,29 @@ impl Deadline {
     }
 }
 
-/// Opens a connection to `target`.
+/// Opens a connection to `target`, through `proxy` where there is one; the address is then the
+/// proxy's.
 pub(super) async fn open(
     target: &Target,
+    proxy: Option<&Proxy>,
     policy: &NetworkPolicy,
     resolver: &dyn Resolve,
     tls: Option<&Tls>,
     deadline: Deadline,
 ) -> Result<(SocketAddr, Wire), Nack> {
-    let addresses = addresses(target, policy, resolver, deadline).await?;
-    let (peer, tcp) = reach(&addresses, target.port, policy, deadline).await?;
+    // A proxy must not reach what may not be reached without it.
+    permit(target.permit(policy))?;
+    let place = proxy.map_or(target, |proxy| &proxy.place);
+    let addresses = addresses(place, policy, resolver, deadline).await?;
+    let (peer, mut tcp) = reach(&addresses, place.port, policy, deadline).await?;
     // Small writes go out at once; a request is written in one piece.
     tcp.set_nodelay(true).map_err(|error| unreachable(peer, &error))?;
     let stream = match tls {
         None => Stream::Plain(tcp),
         Some(tls) => {
+            if let Some(proxy) = proxy {
+                proxy.tunnel(&mut tcp, target, deadline).await?;
+            }
             let host = &target.host;
             let name = tls::server_name(host).ok_or_else(|| {
                 Nack::reject(Cause::Tls, format!("no certificate can name the host {host}"))
@@ -107,16 +116,13 @@ pub(super) async fn handshake(
 
 /// The addresses that may be connected to; a name with a single forbidden one is refused whole, or
 /// whoever runs its DNS could mix one in and wait for the day it is picked.
-async fn addresses(
+pub(super) async fn addresses(
     target: &Target,
     policy: &NetworkPolicy,
     resolver: &dyn Resolve,
     deadline: Deadline,
 ) -> Result<Vec<IpAddr>, Nack> {
-    // A literal address or reserved name can never come right without another configuration.
-    target
-        .permit(policy)
-        .map_err(|forbidden| Nack::reject(Cause::Policy, forbidden.to_string()))?;
+    permit(target.permit_place(policy))?;
     let name = match &target.host {
         Host::Ip(address) => return Ok(vec![*address]),
         Host::Name(name) => name,
@@ -144,6 +150,11 @@ async fn addresses(
         }
     }
     Ok(addresses)
+}
+
+/// A literal address or reserved name can never come right without another configuration.
+fn permit(judged: Result<(), Forbidden>) -> Result<(), Nack> {
+    judged.map_err(|forbidden| Nack::reject(Cause::Policy, forbidden.to_string()))
 }
 
 /// Connects to the first address that answers. Each gets an even share of the time that is left, so

@@ -15,12 +15,14 @@ mod batch;
 mod client;
 mod config;
 mod connect;
+mod egress;
 pub mod guard;
 mod network;
 mod oauth;
 mod permanent;
 mod pin;
 mod pool;
+mod proxy;
 mod request;
 mod resolve;
 mod signers;
@@ -38,7 +40,7 @@ use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{Method, StatusCode};
 use postrider::delivery::{Cause, Nack, Outcome};
-use postrider::sink::{Attempt, CheckContext, Problem, Sink, SinkFactory};
+use postrider::sink::{Attempt, CheckContext, EgressFuture, Problem, Sink, SinkFactory};
 use postrider::transform::Impossible;
 use postrider::{Error, ErrorKind};
 use tokio::time::Instant;
@@ -60,6 +62,7 @@ pub use network::{NETWORK_ENTRIES_MAX, NetworkSettings};
 pub use oauth::{ClientAuth, OAuth2Settings};
 pub use permanent::Statuses;
 pub use pool::{AGE_MAX, IDLE_MAX};
+pub use proxy::InvalidProxy;
 pub use request::{COMPRESS_FROM_BYTES, Compress, Format};
 pub use resolve::{Resolve, SystemResolver};
 pub use signers::Signature;
@@ -89,6 +92,14 @@ impl SinkFactory for HttpFactory {
 
     fn target(&self, settings: &HttpSettings) -> String {
         settings.shown()
+    }
+
+    fn egress(&self, settings: &HttpSettings, context: &CheckContext<'_>) -> Option<EgressFuture> {
+        let sink = HttpSink::new(settings, context);
+        Some(Box::pin(async move {
+            let sink = sink.map_err(|error| Nack::retry(Cause::Sink, error.to_string()))?;
+            sink.client.egress().await
+        }))
     }
 
     fn build(

@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
-use postrider::config::NetworkPolicy;
+use postrider::config::{NetworkPolicy, Secret};
 use postrider::sink::Problem;
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+use super::proxy::Proxy;
 
 /// Most networks in an endpoint's `deny`, and ports in its `ports`.
 pub const NETWORK_ENTRIES_MAX: usize = 1000;
@@ -29,6 +31,9 @@ pub struct NetworkSettings {
     /// or both.
     #[schemars(length(max = 2))]
     pub bind_address: Vec<String>,
+    /// A forward proxy to connect through, as `http://HOST:PORT` or
+    /// `http://USER:PASSWORD@HOST:PORT`; only where `network.proxy` names none.
+    pub proxy: Option<Secret>,
 }
 
 impl NetworkSettings {
@@ -80,6 +85,21 @@ impl NetworkSettings {
                 }
             }
         }
-        if own.is_empty() { narrowed } else { narrowed.bind(own) }
+        if !own.is_empty() {
+            narrowed = narrowed.bind(own);
+        }
+        match &self.proxy {
+            Some(_) if policy.proxy().is_some() => {
+                let message = "the [network] section has a proxy, which no endpoint goes around";
+                problems.push(Problem::new("network.proxy", message).remedy("take it out"));
+            }
+            Some(proxy) => narrowed = narrowed.through(proxy.clone()),
+            None => {}
+        }
+        if let Err(invalid) = Proxy::of(&narrowed) {
+            let problem = Problem::new("network.proxy", invalid.message);
+            problems.push(problem.remedy(invalid.remedy));
+        }
+        narrowed
     }
 }

@@ -88,7 +88,14 @@ pub(super) struct OAuth2 {
     settings: OAuth2Settings,
     client: Client,
     /// Locked while a token is fetched, so that many deliveries at once fetch one.
-    token: Mutex<Option<Token>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    token: Option<Token>,
+    /// When a token was last asked for in vain, and why.
+    failed: Option<(Instant, Nack)>,
 }
 
 #[derive(Debug)]
@@ -129,7 +136,7 @@ impl OAuth2 {
         match Client::new(&settings.token_url, options) {
             Ok(client) => {
                 let settings = settings.clone();
-                Some(Self { settings, client, token: Mutex::default() })
+                Some(Self { settings, client, state: Mutex::default() })
             }
             Err(error) => {
                 problems.push(Problem::new("auth.oauth2.token_url", error.to_string()));
@@ -139,7 +146,7 @@ impl OAuth2 {
     }
 
     /// The header with a token that is still good. Whoever waits while another one fetches it gets
-    /// the same.
+    /// the same, or fails the same: a token server in trouble is not asked by each.
     ///
     /// # Errors
     /// Where none can be had; names the step, and no secret.
@@ -147,23 +154,34 @@ impl OAuth2 {
     /// # Cancel safety
     /// Safe: the next one fetches.
     pub(super) async fn header(&self, deadline: Deadline) -> Result<HeaderValue, Nack> {
+        let asked = Instant::now();
         let doing = || format!("waiting for the OAuth2 token of {}", self.client.shown());
-        let mut token = deadline.step(doing, self.token.lock()).await?;
-        if let Some(token) = token.as_ref().filter(|token| Instant::now() < token.until) {
+        let mut state = deadline.step(doing, self.state.lock()).await?;
+        if let Some(token) = state.token.as_ref().filter(|token| Instant::now() < token.until) {
             return Ok(token.header.clone());
         }
-        let fetched = self.fetch(deadline).await?;
-        let header = fetched.header.clone();
-        *token = Some(fetched);
-        Ok(header)
+        if let Some((_, nack)) = state.failed.as_ref().filter(|(at, _)| *at > asked) {
+            return Err(nack.clone());
+        }
+        match self.fetch(deadline).await {
+            Ok(fetched) => {
+                let header = fetched.header.clone();
+                *state = State { token: Some(fetched), failed: None };
+                Ok(header)
+            }
+            Err(nack) => {
+                state.failed = Some((Instant::now(), nack.clone()));
+                Err(nack)
+            }
+        }
     }
 
     /// The receiver has refused this token.
     pub(super) async fn forget(&self, refused: &HeaderValue) {
-        let mut token = self.token.lock().await;
+        let mut state = self.state.lock().await;
         // Another delivery may have fetched a new one meanwhile.
-        if token.as_ref().is_some_and(|token| token.header == *refused) {
-            *token = None;
+        if state.token.as_ref().is_some_and(|token| token.header == *refused) {
+            state.token = None;
         }
     }
 

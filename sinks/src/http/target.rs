@@ -140,7 +140,7 @@ impl Target {
     /// Judges what can be judged without asking DNS: scheme, port, literal addresses and reserved
     /// names.
     pub(super) fn permit(&self, policy: &NetworkPolicy) -> Result<(), Forbidden> {
-        let Self { host, port, .. } = self;
+        let host = &self.host;
         if policy.is_https_only() && !self.tls {
             return Err(Forbidden {
                 message: format!(
@@ -150,6 +150,12 @@ impl Target {
                     .to_owned(),
             });
         }
+        self.permit_place(policy)
+    }
+
+    /// As [`permit`](Self::permit), whatever the scheme is.
+    pub(super) fn permit_place(&self, policy: &NetworkPolicy) -> Result<(), Forbidden> {
+        let Self { host, port, .. } = self;
         if !policy.permits_port(*port) {
             return Err(Forbidden {
                 message: format!("the network policy forbids {host}: port {port} is not in ports"),

@@ -128,6 +128,32 @@ async fn many_deliveries_fetch_one_token() {
     assert_eq!(String::from_utf8(asked.body).unwrap(), form);
 }
 
+/// Those that wait for a fetch that fails do not ask again one after the other; the next attempt
+/// does.
+#[tokio::test]
+async fn many_deliveries_fail_with_one_fetch() {
+    let tokens = Peer::start(|mut connection| async move {
+        connection.request().await;
+        // tidy: allow(sleep): the time that a token takes
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        connection.send(&answer("503 Busy", "")).await;
+    })
+    .await;
+    let peer = Peer::answering(OK).await;
+    let sink = Arc::new(oauth(&peer, &tokens));
+    let mut calls = JoinSet::new();
+    for _ in 0..20 {
+        let sink = Arc::clone(&sink);
+        calls.spawn(async move { refused(&sink).await });
+    }
+    for nack in calls.join_all().await {
+        assert_eq!(nack.cause(), Cause::Status, "{nack:?}");
+    }
+    assert_eq!(tokens.seen().len(), 1);
+    assert_eq!(refused(&sink).await.cause(), Cause::Status);
+    assert_eq!(tokens.seen().len(), 2);
+}
+
 #[tokio::test]
 async fn a_refused_token_is_fetched_anew_once() {
     let (tokens, given) = token_server(3600).await;

@@ -10,6 +10,7 @@ mod gzip;
 mod matrix;
 mod peer;
 mod policy;
+mod proxy;
 mod reuse;
 mod settings;
 mod status;
