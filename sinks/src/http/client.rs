@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use postrider::config::NetworkPolicy;
 use postrider::delivery::{Cause, Nack};
 
@@ -296,6 +296,11 @@ impl Client {
         self.resent.load(Ordering::Relaxed)
     }
 
+    /// The `host` header of its requests.
+    pub(super) fn authority(&self) -> &HeaderValue {
+        &self.target.authority
+    }
+
     /// The URL without credentials and query.
     pub fn shown(&self) -> String {
         self.target.to_string()
@@ -348,7 +353,7 @@ impl Client {
         let read = deadline.step(doing, text.fill(body)).await;
         let answer = |text: Text, complete| {
             let body = text.finish(&mut headers);
-            Answer { status, headers, body, complete, peer }
+            Answer { status, headers, body, complete, peer, hint: "" }
         };
         let broken = match read {
             Ok(Ok(complete)) => {

@@ -16,6 +16,7 @@ mod client;
 mod config;
 mod connect;
 pub mod guard;
+mod handshake;
 mod network;
 mod oauth;
 mod permanent;
@@ -40,7 +41,7 @@ use http::{Method, StatusCode};
 use postrider::delivery::{Cause, Nack, Outcome};
 use postrider::sink::{Attempt, CheckContext, Problem, Sink, SinkFactory};
 use postrider::transform::Impossible;
-use postrider::{Error, ErrorKind};
+use postrider::{Error, ErrorKind, Rate, Timestamp};
 use tokio::time::Instant;
 
 pub use answer::{Answer, retry_after};
@@ -56,6 +57,9 @@ pub use config::{
     CONNECTIONS_IDLE_MAX_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, HttpSettings, PERMANENT_MAX,
     RESPONSE_BYTES_MAX_MAX, SECRETS_MAX, SOURCE_BYTES_MAX, TransformSetting,
 };
+pub use handshake::{
+    HANDSHAKE_EVERY_MAX, HANDSHAKE_EVERY_MIN, HANDSHAKE_ORIGIN_BYTES_MAX, HandshakeSettings,
+};
 pub use network::{NETWORK_ENTRIES_MAX, NetworkSettings};
 pub use oauth::{ClientAuth, OAuth2Settings};
 pub use permanent::Statuses;
@@ -70,6 +74,7 @@ pub use trust::{MinVersion, PINS_MAX, TLS_FILE_BYTES_MAX, TlsSettings};
 use auth::Auth;
 use config::Checked;
 use connect::Deadline;
+use handshake::Handshake;
 use request::{Stamp, Template};
 
 /// Makes [`HttpSink`]s: `sink = "http"`, the default kind of endpoint.
@@ -107,6 +112,7 @@ pub struct HttpSink {
     permanent: Vec<Statuses>,
     auth: Option<Auth>,
     batch: Option<BatchSettings>,
+    handshake: Option<Handshake>,
 }
 
 impl HttpSink {
@@ -136,10 +142,10 @@ impl HttpSink {
             let first = &problems[0];
             open(format!("{}: {}", first.key, first.message))
         })?;
-        let Checked { target, options, template, permanent, auth, batch } = checked;
+        let Checked { target, options, template, permanent, auth, batch, handshake } = checked;
         let client =
             Client::of(target, change(options)).map_err(|error| open(error.to_string()))?;
-        Ok(Self { client, template, permanent, auth, batch })
+        Ok(Self { client, template, permanent, auth, batch, handshake })
     }
 
     /// How many requests were sent again on a new connection: see [`Client::resent`].
@@ -152,7 +158,9 @@ impl HttpSink {
         let started = Instant::now();
         // The same event can never be brought into the form: nothing is gained by another try.
         let (stamp, body) = self.template.fill(attempt).map_err(unformed)?;
-        let answer = self.exchange(&stamp, body, deadline(attempt)).await?;
+        let deadline = deadline(attempt);
+        self.consent(attempt.now, deadline).await?;
+        let answer = self.exchange(&stamp, body, deadline).await?;
         answer.outcome_with(attempt.now.after(started.elapsed()), &self.permanent)
     }
 
@@ -181,7 +189,11 @@ impl HttpSink {
             let body = settings.join(&bodies[part.clone()]);
             let body = self.template.finish(batch::id(&ids), first.now, body, &mut stamp);
             // All parts share the time of the call.
-            let of_part = match self.exchange(&stamp, body, deadline).await {
+            let sent = async {
+                self.consent(first.now, deadline).await?;
+                self.exchange(&stamp, body, deadline).await
+            };
+            let of_part = match sent.await {
                 Ok(answer) => {
                     let now = first.now.after(started.elapsed());
                     settings.outcomes(&answer, &ids, now, &self.permanent)
@@ -193,6 +205,14 @@ impl HttpSink {
             }
         }
         outcomes.into_iter().map(|outcome| outcome.expect("every place is in one part")).collect()
+    }
+
+    /// Where a handshake is configured: asks for the receiver's consent, unless there is one.
+    async fn consent(&self, now: Timestamp, deadline: Deadline) -> Result<(), Nack> {
+        match &self.handshake {
+            Some(handshake) => handshake.consent(&self.client, now, deadline).await,
+            None => Ok(()),
+        }
     }
 
     /// Sends a request; one that is answered 401 once more, where there is another token to send.
@@ -264,6 +284,10 @@ impl Sink for HttpSink {
 
     fn batch_linger(&self) -> Duration {
         self.batch.as_ref().map_or(Duration::ZERO, |batch| batch.linger.0)
+    }
+
+    fn rate_max(&self) -> Option<Rate> {
+        self.handshake.as_ref().and_then(Handshake::rate_max)
     }
 
     async fn check(&self) -> Result<(), Nack> {
