@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CONTENT_ENCODING};
 use http::{Method, StatusCode};
 use postrider::delivery::{Cause, Nack, Outcome};
 use postrider::sink::{Attempt, CheckContext, Problem, Sink, SinkFactory};
@@ -215,8 +215,24 @@ impl HttpSink {
         }
     }
 
-    /// Sends a request; one that is answered 401 once more, where there is another token to send.
+    /// Sends a request.
     async fn exchange(
+        &self,
+        stamp: &Stamp,
+        body: Bytes,
+        deadline: Deadline,
+    ) -> Result<Answer, Nack> {
+        let mut answer = self.exchange_authorized(stamp, body, deadline).await?;
+        // What a receiver says to a coding that it does not know (RFC 9110 §15.5.16).
+        let is_coded = stamp.iter().any(|(name, _)| *name == CONTENT_ENCODING);
+        if is_coded && answer.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            answer.hint = ": it may not know the coding of the body; take compress out";
+        }
+        Ok(answer)
+    }
+
+    /// Sends a request; one that is answered 401 once more, where there is another token to send.
+    async fn exchange_authorized(
         &self,
         stamp: &Stamp,
         body: Bytes,
