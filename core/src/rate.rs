@@ -54,6 +54,19 @@ impl Rate {
         Self { deliveries, per: Unit::Second }
     }
 
+    /// So many deliveries a minute.
+    pub fn per_minute(deliveries: NonZeroU32) -> Self {
+        Self { deliveries, per: Unit::Minute }
+    }
+
+    /// The slower of the two.
+    pub(crate) fn slower(self, other: Self) -> Self {
+        let an_hour = |rate: Self| {
+            u64::from(rate.deliveries.get()) * (Unit::Hour.seconds() / rate.per.seconds())
+        };
+        if an_hour(other) < an_hour(self) { other } else { self }
+    }
+
     /// How long `deliveries` take at this rate.
     pub(crate) fn time_of(self, deliveries: usize) -> Duration {
         let micros = u128::from(self.per.seconds()) * 1_000_000 * deliveries as u128;
@@ -121,6 +134,19 @@ mod tests {
         for text in ["", "100", "0/s", "-1/s", "1.5/s", "1/d", "/s", "4294967296/s"] {
             assert!(text.parse::<Rate>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_slower_of_two() {
+        let check = |one: &str, other: &str, slower: &str| {
+            let (one, other): (Rate, Rate) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(one.slower(other).to_string(), slower);
+            assert_eq!(other.slower(one).to_string(), slower);
+        };
+        check("1/s", "59/m", "59/m");
+        check("1/s", "61/m", "1/s");
+        check("4294967295/s", "4294967295/h", "4294967295/h");
+        check("2/m", "119/h", "119/h");
     }
 
     #[test]

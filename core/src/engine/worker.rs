@@ -123,12 +123,12 @@ impl Worker {
             let free = self.free(&serving);
             let may_start = self.keeps_order && lane.with_lines(|lines| lines.startable()) > 0;
             let may = if may_claim && free > 0 && (may_start || self.is_due(next)) {
-                let policy = &serving.endpoint.policy;
+                let rate = serving.rate();
                 let wanted = free.saturating_mul(serving.batch_max);
                 if lane.drops() {
                     May::Claim(wanted)
                 } else {
-                    let may = lane.pace().may(policy, wanted, calls, Instant::now());
+                    let may = lane.pace().may(rate, wanted, calls, Instant::now());
                     self.linger(may, &serving)
                 }
             } else {
@@ -279,8 +279,7 @@ impl Worker {
         };
         self.store_wait = STORE_WAIT_MIN;
         (self.lingers_until, self.is_behind) = (None, claim.next == Next::Now);
-        let policy = &serving.endpoint.policy;
-        self.lane.pace().took(policy, claim.leases.len(), Instant::now());
+        self.lane.pace().took(serving.rate(), claim.leases.len(), Instant::now());
         if let Some(first) = claim.leases.first() {
             span.record("event", tracing::field::display(first.event.id()));
         }

@@ -19,6 +19,7 @@ pub use pace::PAUSE_ASKED_MAX;
 pub(crate) use pace::{May, Pace};
 
 use crate::endpoint::{Endpoint, EndpointId, Gone, Hold, WhenDisabled};
+use crate::rate::Rate;
 use crate::sink::Sink;
 pub(crate) use order::{Head, Lines, PARKED_MAX};
 
@@ -49,6 +50,20 @@ impl Serving {
         });
         let linger = linger.min(LINGER_MAX);
         Self { endpoint, batch_max: batch_max.max(1), linger, _in_use: in_use }
+    }
+
+    /// How fast deliveries may come: the slower of what the endpoint says and what its sink says now.
+    pub(crate) fn rate(&self) -> Option<Rate> {
+        let own = self.endpoint.policy.rate;
+        let sinks = catch_unwind(AssertUnwindSafe(|| self.endpoint.sink.rate_max()));
+        let sinks = sinks.unwrap_or_else(|_| {
+            tracing::error!(endpoint = %self.endpoint.id, "sink panicked when asked for rate_max; taken as none");
+            None
+        });
+        match (own, sinks) {
+            (Some(own), Some(sinks)) => Some(own.slower(sinks)),
+            (own, sinks) => own.or(sinks),
+        }
     }
 }
 

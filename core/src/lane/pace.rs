@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::delivery::{Cause, Nack, Outcome, Verdict};
 use crate::endpoint::{Breaker, Concurrency, Policy};
+use crate::rate::Rate;
 
 /// Longest pause that a receiver can ask for by `Retry-After` or by answering "too many".
 pub const PAUSE_ASKED_MAX: Duration = Duration::from_hours(1);
@@ -72,7 +73,7 @@ impl Pace {
     /// Whether more may be claimed, where `wanted` could be taken and `under_way` calls are.
     pub(crate) fn may(
         &self,
-        policy: &Policy,
+        rate: Option<Rate>,
         wanted: usize,
         under_way: usize,
         now: Instant,
@@ -83,17 +84,17 @@ impl Pace {
         if self.is_probing {
             return if under_way == 0 { May::Claim(1) } else { May::AfterACall };
         }
-        let Some(rate) = policy.rate else { return May::Claim(wanted) };
+        let Some(rate) = rate else { return May::Claim(wanted) };
         let Some(next_at) = self.next_at.filter(|next_at| *next_at > now) else {
-            let saved = self.next_at.map_or(rate.at_once(), |at| saved(policy, now - at));
+            let saved = self.next_at.map_or(rate.at_once(), |at| saved(rate, now - at));
             return May::Claim(wanted.min(saved.max(1)));
         };
         May::NotBefore(next_at)
     }
 
     /// So many deliveries were claimed.
-    pub(crate) fn took(&mut self, policy: &Policy, deliveries: usize, now: Instant) {
-        let Some(rate) = policy.rate else { return };
+    pub(crate) fn took(&mut self, rate: Option<Rate>, deliveries: usize, now: Instant) {
+        let Some(rate) = rate else { return };
         if deliveries == 0 {
             return;
         }
@@ -225,8 +226,7 @@ fn is_the_receivers(nack: &Nack) -> bool {
 }
 
 /// Deliveries that the rate has saved up in this time, at most those that may come at once.
-fn saved(policy: &Policy, time: Duration) -> usize {
-    let Some(rate) = policy.rate else { return usize::MAX };
+fn saved(rate: Rate, time: Duration) -> usize {
     let each = rate.time_of(1).as_nanos().max(1);
     let saved = usize::try_from(time.as_nanos() / each).unwrap_or(usize::MAX).saturating_add(1);
     saved.min(rate.at_once())
@@ -265,8 +265,8 @@ mod tests {
         // Asked every millisecond for ten seconds.
         for millis in 0..10_000 {
             let now = start + Duration::from_millis(millis);
-            if let May::Claim(count) = pace.may(&policy, 1_000, 0, now) {
-                pace.took(&policy, count, now);
+            if let May::Claim(count) = pace.may(policy.rate, 1_000, 0, now) {
+                pace.took(policy.rate, count, now);
                 let_through += count;
                 assert!(count <= 10, "{count} at once");
             }
@@ -274,23 +274,23 @@ mod tests {
         assert!((1_000..=1_010).contains(&let_through), "{let_through}");
         // Idle for a minute: no more than ten at once after it.
         let now = start + 70 * SECOND;
-        assert_eq!(pace.may(&policy, 1_000, 0, now), May::Claim(10));
-        pace.took(&policy, 10, now);
-        assert_eq!(pace.may(&policy, 1_000, 0, now), May::NotBefore(now + SECOND / 100));
+        assert_eq!(pace.may(policy.rate, 1_000, 0, now), May::Claim(10));
+        pace.took(policy.rate, 10, now);
+        assert_eq!(pace.may(policy.rate, 1_000, 0, now), May::NotBefore(now + SECOND / 100));
     }
 
     #[test]
     fn a_slow_rate_lets_one_through_at_a_time() {
         let policy = Policy { rate: Some("30/m".parse().unwrap()), ..Policy::default() };
         let (mut pace, start) = (Pace::default(), Instant::now());
-        assert_eq!(pace.may(&policy, 9, 0, start), May::Claim(1));
-        pace.took(&policy, 1, start);
-        assert_eq!(pace.may(&policy, 9, 0, start), May::NotBefore(start + 2 * SECOND));
-        assert_eq!(pace.may(&policy, 9, 0, start + 2 * SECOND), May::Claim(1));
+        assert_eq!(pace.may(policy.rate, 9, 0, start), May::Claim(1));
+        pace.took(policy.rate, 1, start);
+        assert_eq!(pace.may(policy.rate, 9, 0, start), May::NotBefore(start + 2 * SECOND));
+        assert_eq!(pace.may(policy.rate, 9, 0, start + 2 * SECOND), May::Claim(1));
         // A batch that took more than is due is waited for.
-        pace.took(&policy, 5, start + 2 * SECOND);
+        pace.took(policy.rate, 5, start + 2 * SECOND);
         assert_eq!(
-            pace.may(&policy, 9, 0, start + 3 * SECOND),
+            pace.may(policy.rate, 9, 0, start + 3 * SECOND),
             May::NotBefore(start + 12 * SECOND)
         );
     }
@@ -302,20 +302,20 @@ mod tests {
         let (mut pace, mut now) = (Pace::default(), Instant::now());
         assert_eq!(pace.ended(&policy, &failed(), QUICK, now), None);
         assert_eq!(pace.ended(&policy, &failed(), QUICK, now), None);
-        assert_eq!(pace.may(&policy, 9, 1, now), May::Claim(9));
+        assert_eq!(pace.may(policy.rate, 9, 1, now), May::Claim(9));
         assert_eq!(pace.ended(&policy, &failed(), QUICK, now), Some(SECOND));
         // Those that were under way too.
         assert_eq!(pace.ended(&policy, &failed(), QUICK, now), None);
         for pause in [1, 2, 4, 5, 5] {
-            assert_eq!(pace.may(&policy, 9, 0, now), May::NotBefore(now + pause * SECOND));
+            assert_eq!(pace.may(policy.rate, 9, 0, now), May::NotBefore(now + pause * SECOND));
             now += pause * SECOND;
-            assert_eq!(pace.may(&policy, 9, 0, now), May::Claim(1));
-            assert_eq!(pace.may(&policy, 9, 1, now), May::AfterACall);
+            assert_eq!(pace.may(policy.rate, 9, 0, now), May::Claim(1));
+            assert_eq!(pace.may(policy.rate, 9, 1, now), May::AfterACall);
             assert!(pace.ended(&policy, &failed(), QUICK, now).is_some());
         }
         now += 5 * SECOND;
         assert_eq!(pace.ended(&policy, &Ok(Ack::new()), QUICK, now), None);
-        assert_eq!(pace.may(&policy, 9, 5, now), May::Claim(9));
+        assert_eq!(pace.may(policy.rate, 9, 5, now), May::Claim(9));
         assert_eq!(pace.ended(&policy, &failed(), QUICK, now), None, "it counts anew");
     }
 
@@ -329,7 +329,7 @@ mod tests {
             let format = Err(Nack::retry(Cause::Format, "no"));
             assert_eq!(pace.ended(&policy, &format, QUICK, now), None);
         }
-        assert_eq!(pace.may(&policy, 9, 0, now), May::Claim(9));
+        assert_eq!(pace.may(policy.rate, 9, 0, now), May::Claim(9));
     }
 
     #[test]
@@ -339,7 +339,7 @@ mod tests {
             let (mut pace, now) = (Pace::default(), Instant::now());
             let asked = slow(after.map(Duration::from_secs));
             assert_eq!(pace.ended(&policy, &asked, QUICK, now), Some(expect * SECOND));
-            assert_eq!(pace.may(&policy, 9, 0, now), May::NotBefore(now + expect * SECOND));
+            assert_eq!(pace.may(policy.rate, 9, 0, now), May::NotBefore(now + expect * SECOND));
         };
         check(None, 1);
         check(Some(30), 30);
@@ -353,7 +353,7 @@ mod tests {
         // A longer wish that comes in a pause lengthens it.
         pace.ended(&policy, &slow(Some(10 * SECOND)), QUICK, now);
         assert_eq!(pace.ended(&policy, &slow(Some(20 * SECOND)), QUICK, now), None);
-        assert_eq!(pace.may(&policy, 9, 0, now), May::NotBefore(now + 20 * SECOND));
+        assert_eq!(pace.may(policy.rate, 9, 0, now), May::NotBefore(now + 20 * SECOND));
     }
 
     #[test]

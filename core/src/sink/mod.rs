@@ -18,6 +18,7 @@ pub use registry::{CheckContext, PreparedSink, Problem, Registry, SinkFactory};
 use crate::delivery::{Cause, DeliveryId, Nack, Outcome};
 use crate::error::Error;
 use crate::event::Envelope;
+use crate::rate::Rate;
 use crate::time::Timestamp;
 
 /// One try of one delivery, as handed to a sink.
@@ -99,6 +100,12 @@ pub trait Sink: Send + Sync + 'static {
         Duration::ZERO
     }
 
+    /// Most deliveries in a time, where the place has said so; asked before each claim, so that it
+    /// may change, and kept to beside the endpoint's own `rate`. Must not block. Default: no limit.
+    fn rate_max(&self) -> Option<Rate> {
+        None
+    }
+
     /// Asks whether the place can be reached, without delivering anything. Default: yes.
     ///
     /// # Errors
@@ -130,6 +137,10 @@ impl<S: Sink + ?Sized> Sink for Arc<S> {
 
     fn batch_linger(&self) -> Duration {
         (**self).batch_linger()
+    }
+
+    fn rate_max(&self) -> Option<Rate> {
+        (**self).rate_max()
     }
 
     async fn check(&self) -> Result<(), Nack> {

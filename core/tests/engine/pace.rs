@@ -1,12 +1,13 @@
 //! How fast a lane goes: its rate, its breaker, and what its receiver asks for.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use postrider::delivery::{Cause, Nack, State};
+use postrider::delivery::{Cause, Nack, Outcome, State};
 use postrider::endpoint::Breaker;
+use postrider::sink::{Attempt, Sink};
 use postrider::testing::{RecordingSink, Step, TestClock};
-use postrider::{Bus, Endpoint, EndpointId, NewEvent, retry};
+use postrider::{Bus, Endpoint, EndpointId, NewEvent, Rate, retry};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -49,6 +50,41 @@ async fn a_rate_is_kept_to_the_second_whatever_the_batch() {
         }
         bus.flush(60 * SECOND).await.unwrap();
         assert_eq!(sink.events().len(), 1_000);
+    }
+}
+
+/// A sink learns from its receiver how fast it may go; the endpoint's own rate holds beside it.
+#[tokio::test(start_paused = true)]
+async fn a_sink_may_ask_for_less_than_the_endpoint_and_for_no_more() {
+    struct Limited(RecordingSink, Mutex<Option<Rate>>);
+
+    #[async_trait::async_trait]
+    impl Sink for Limited {
+        async fn deliver(&self, batch: &[Attempt]) -> Vec<Outcome> {
+            self.0.deliver(batch).await
+        }
+
+        fn rate_max(&self) -> Option<Rate> {
+            *self.1.lock().unwrap()
+        }
+    }
+
+    let seen = RecordingSink::default();
+    let rate = |text: &str| Some(text.parse().unwrap());
+    let sink = Arc::new(Limited(seen.clone(), Mutex::new(rate("60/m"))));
+    let endpoint = Endpoint::builder("a", Arc::clone(&sink)).rate("50/s".parse().unwrap());
+    let bus = open([endpoint.build()]).await;
+    publish(&bus, 1_000).await;
+    sleep(10 * SECOND).await;
+    let slow = seen.attempts().len();
+    assert!((10..=11).contains(&slow), "{slow}");
+    for more in [rate("1000/s"), None] {
+        *sink.1.lock().unwrap() = more;
+        let before = seen.attempts().len();
+        sleep(4 * SECOND).await;
+        let made = seen.attempts().len() - before;
+        // The last wait of the slower rate may still run for a second.
+        assert!((149..=206).contains(&made), "{made}");
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Answer {
     pub complete: bool,
     /// The address that answered.
     pub peer: SocketAddr,
+    /// What of the request may have to do with a failure; completes its message.
+    pub(super) hint: &'static str,
 }
 
 impl Answer {
@@ -57,7 +59,7 @@ impl Answer {
         let message = if self.status.is_redirection() {
             redirected(status, &self.headers)
         } else {
-            format!("the receiver answered {}", self.status)
+            format!("the receiver answered {}{}", self.status, self.hint)
         };
         let nack = if self.status == StatusCode::GONE {
             Nack::disable(Cause::Status, "the receiver answered 410: it wants no more events")
@@ -67,6 +69,11 @@ impl Answer {
         } else {
             Nack::retry(Cause::Status, message)
         };
+        Err(self.wish(nack, now).status(status).answer(self.text()))
+    }
+
+    /// Puts in what the answer asks for about the time of the next try.
+    pub(super) fn wish(&self, nack: Nack, now: Timestamp) -> Nack {
         let nack = match self.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()) {
             Some(wish) => match retry_after(wish, now) {
                 Some(delay) => nack.after(delay),
@@ -75,8 +82,7 @@ impl Answer {
             None => nack,
         };
         // The receiver, or what stands before it, has too much to do (RFC 6585 §4, RFC 9110 §15.6).
-        let nack = if matches!(status, 429 | 502..=504) { nack.slow() } else { nack };
-        Err(nack.status(status).answer(self.text()))
+        if matches!(self.status.as_u16(), 429 | 502..=504) { nack.slow() } else { nack }
     }
 
     /// The body where it can be read; a coding that we do not know leaves nothing to read.

@@ -242,6 +242,7 @@ impl ResultOf {
             body: Bytes::copy_from_slice(self.message.as_bytes()),
             complete: true,
             peer: answer.peer,
+            hint: "",
         };
         own.outcome_with(now, permanent)
     }

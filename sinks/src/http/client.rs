@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::PROXY_AUTHORIZATION;
-use http::{HeaderMap, Method, Request, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use postrider::config::NetworkPolicy;
 use postrider::delivery::{Cause, Nack};
 use postrider::sink::Egress;
@@ -333,6 +333,11 @@ impl Client {
         self.resent.load(Ordering::Relaxed)
     }
 
+    /// The `host` header of its requests.
+    pub(super) fn authority(&self) -> &HeaderValue {
+        &self.target.authority
+    }
+
     /// The URL without credentials and query.
     pub fn shown(&self) -> String {
         self.target.to_string()
@@ -391,7 +396,7 @@ impl Client {
         let read = deadline.step(doing, text.fill(body)).await;
         let answer = |text: Text, complete| {
             let body = text.finish(&mut headers);
-            Answer { status, headers, body, complete, peer }
+            Answer { status, headers, body, complete, peer, hint: "" }
         };
         let broken = match read {
             Ok(Ok(complete)) => {

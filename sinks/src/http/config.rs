@@ -19,6 +19,7 @@ use super::batch::BatchSettings;
 use super::client::{
     CONNECT_TIMEOUT_DEFAULT, CONNECTIONS_IDLE_MAX_DEFAULT, Options, RESPONSE_BYTES_MAX_DEFAULT,
 };
+use super::handshake::{Handshake, HandshakeSettings, REQUEST_ORIGIN};
 use super::network::NetworkSettings;
 use super::permanent::Statuses;
 use super::request::{Compress, Format, Template};
@@ -83,6 +84,9 @@ pub struct HttpSettings {
     /// Sends several events in one request. Absent: one in each.
     #[serde(default)]
     pub batch: Option<BatchSettings>,
+    /// Asks the receiver for its consent before anything is sent to it. Absent: it is not asked.
+    #[serde(default)]
+    pub handshake: Option<HandshakeSettings>,
     /// The source that `CloudEvents` carry: a URI reference of at most 2 KiB. Used by the formats
     /// "cloudevents" and "cloudevents-binary".
     #[serde(default = "source_default")]
@@ -172,6 +176,7 @@ impl fmt::Debug for HttpSettings {
             .field("attribute_headers", &self.attribute_headers)
             .field("compress", &self.compress)
             .field("batch", &self.batch)
+            .field("handshake", &self.handshake)
             .field("source", &self.source)
             .field("connect_timeout", &self.connect_timeout)
             .field("permanent", &self.permanent)
@@ -197,6 +202,7 @@ impl HttpSettings {
             attribute_headers: BTreeMap::new(),
             compress: None,
             batch: None,
+            handshake: None,
             source: source_default(),
             connect_timeout: connect_timeout_default(),
             permanent: Vec::new(),
@@ -247,13 +253,21 @@ impl HttpSettings {
         if let Some(batch) = &self.batch {
             batch.check(self.format, &mut problems);
         }
+        let handshake = self.handshake.as_ref().and_then(|it| it.checked(&mut problems));
         self.check_bounds(&mut problems);
         match target {
             Some(target) if problems.is_empty() => Ok(Checked {
-                template: self.template(target.head(), signers, headers, attributes, transform),
+                template: self.template(
+                    first_headers(&target, handshake.as_ref()),
+                    signers,
+                    headers,
+                    attributes,
+                    transform,
+                ),
                 target,
                 auth,
                 batch: self.batch.clone(),
+                handshake,
                 permanent: self.permanent.clone(),
                 options: Options::new(network)
                     .trust(trust)
@@ -540,6 +554,15 @@ impl HttpSettings {
     }
 }
 
+/// What no format and no setting of the endpoint's headers changes.
+fn first_headers(target: &Target, handshake: Option<&Handshake>) -> HeaderMap {
+    let mut head = target.head();
+    if let Some(handshake) = handshake {
+        head.insert(REQUEST_ORIGIN, handshake.origin().clone());
+    }
+    head
+}
+
 /// Settings without a problem.
 pub(super) struct Checked {
     pub(super) target: Target,
@@ -548,4 +571,5 @@ pub(super) struct Checked {
     pub(super) template: Template,
     pub(super) auth: Option<Auth>,
     pub(super) batch: Option<BatchSettings>,
+    pub(super) handshake: Option<Handshake>,
 }

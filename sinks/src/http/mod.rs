@@ -17,6 +17,7 @@ mod config;
 mod connect;
 mod egress;
 pub mod guard;
+mod handshake;
 mod network;
 mod oauth;
 mod permanent;
@@ -37,12 +38,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CONTENT_ENCODING};
 use http::{Method, StatusCode};
 use postrider::delivery::{Cause, Nack, Outcome};
 use postrider::sink::{Attempt, CheckContext, EgressFuture, Problem, Sink, SinkFactory};
 use postrider::transform::Impossible;
-use postrider::{Error, ErrorKind};
+use postrider::{Error, ErrorKind, Rate, Timestamp};
 use tokio::time::Instant;
 
 pub use answer::{Answer, retry_after};
@@ -57,6 +58,9 @@ pub use client::{
 pub use config::{
     CONNECTIONS_IDLE_MAX_MAX, HEADERS_BYTES_MAX, HEADERS_MAX, HttpSettings, PERMANENT_MAX,
     RESPONSE_BYTES_MAX_MAX, SECRETS_MAX, SOURCE_BYTES_MAX, TransformSetting,
+};
+pub use handshake::{
+    HANDSHAKE_EVERY_MAX, HANDSHAKE_EVERY_MIN, HANDSHAKE_ORIGIN_BYTES_MAX, HandshakeSettings,
 };
 pub use network::{NETWORK_ENTRIES_MAX, NetworkSettings};
 pub use oauth::{ClientAuth, OAuth2Settings};
@@ -73,6 +77,7 @@ pub use trust::{MinVersion, PINS_MAX, TLS_FILE_BYTES_MAX, TlsSettings};
 use auth::Auth;
 use config::Checked;
 use connect::Deadline;
+use handshake::Handshake;
 use request::{Stamp, Template};
 
 /// Makes [`HttpSink`]s: `sink = "http"`, the default kind of endpoint.
@@ -118,6 +123,7 @@ pub struct HttpSink {
     permanent: Vec<Statuses>,
     auth: Option<Auth>,
     batch: Option<BatchSettings>,
+    handshake: Option<Handshake>,
 }
 
 impl HttpSink {
@@ -147,10 +153,10 @@ impl HttpSink {
             let first = &problems[0];
             open(format!("{}: {}", first.key, first.message))
         })?;
-        let Checked { target, options, template, permanent, auth, batch } = checked;
+        let Checked { target, options, template, permanent, auth, batch, handshake } = checked;
         let client =
             Client::of(target, change(options)).map_err(|error| open(error.to_string()))?;
-        Ok(Self { client, template, permanent, auth, batch })
+        Ok(Self { client, template, permanent, auth, batch, handshake })
     }
 
     /// How many requests were sent again on a new connection: see [`Client::resent`].
@@ -163,7 +169,9 @@ impl HttpSink {
         let started = Instant::now();
         // The same event can never be brought into the form: nothing is gained by another try.
         let (stamp, body) = self.template.fill(attempt).map_err(unformed)?;
-        let answer = self.exchange(&stamp, body, deadline(attempt)).await?;
+        let deadline = deadline(attempt);
+        self.consent(attempt.now, deadline).await?;
+        let answer = self.exchange(&stamp, body, deadline).await?;
         answer.outcome_with(attempt.now.after(started.elapsed()), &self.permanent)
     }
 
@@ -192,7 +200,11 @@ impl HttpSink {
             let body = settings.join(&bodies[part.clone()]);
             let body = self.template.finish(batch::id(&ids), first.now, body, &mut stamp);
             // All parts share the time of the call.
-            let of_part = match self.exchange(&stamp, body, deadline).await {
+            let sent = async {
+                self.consent(first.now, deadline).await?;
+                self.exchange(&stamp, body, deadline).await
+            };
+            let of_part = match sent.await {
                 Ok(answer) => {
                     let now = first.now.after(started.elapsed());
                     settings.outcomes(&answer, &ids, now, &self.permanent)
@@ -206,8 +218,32 @@ impl HttpSink {
         outcomes.into_iter().map(|outcome| outcome.expect("every place is in one part")).collect()
     }
 
-    /// Sends a request; one that is answered 401 once more, where there is another token to send.
+    /// Where a handshake is configured: asks for the receiver's consent, unless there is one.
+    async fn consent(&self, now: Timestamp, deadline: Deadline) -> Result<(), Nack> {
+        match &self.handshake {
+            Some(handshake) => handshake.consent(&self.client, now, deadline).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Sends a request.
     async fn exchange(
+        &self,
+        stamp: &Stamp,
+        body: Bytes,
+        deadline: Deadline,
+    ) -> Result<Answer, Nack> {
+        let mut answer = self.exchange_authorized(stamp, body, deadline).await?;
+        // What a receiver says to a coding that it does not know (RFC 9110 §15.5.16).
+        let is_coded = stamp.iter().any(|(name, _)| *name == CONTENT_ENCODING);
+        if is_coded && answer.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            answer.hint = ": it may not know the coding of the body; take compress out";
+        }
+        Ok(answer)
+    }
+
+    /// Sends a request; one that is answered 401 once more, where there is another token to send.
+    async fn exchange_authorized(
         &self,
         stamp: &Stamp,
         body: Bytes,
@@ -275,6 +311,10 @@ impl Sink for HttpSink {
 
     fn batch_linger(&self) -> Duration {
         self.batch.as_ref().map_or(Duration::ZERO, |batch| batch.linger.0)
+    }
+
+    fn rate_max(&self) -> Option<Rate> {
+        self.handshake.as_ref().and_then(Handshake::rate_max)
     }
 
     async fn check(&self) -> Result<(), Nack> {

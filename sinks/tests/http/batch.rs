@@ -3,7 +3,7 @@
 use std::io::Read as _;
 
 use flate2::read::GzDecoder;
-use postrider::delivery::{Ack, Cause, Outcome, Verdict};
+use postrider::delivery::{Ack, Cause, Nack, Outcome, Verdict};
 use postrider::event::NewEvent;
 use postrider::sign::{Key, SignedHeaders, TOLERANCE_DEFAULT, verify};
 use postrider::sink::{Attempt, Sink as _};
@@ -212,4 +212,18 @@ fn mistakes_are_told() {
     check(&(header("x-a") + "\nheaders = { X-A = '1' }"), "attribute_headers.x-a: given twice");
     check("compress = 'br'", "compress: expected \"gzip\", found \"br\"");
     check("headers = { content-encoding = 'br' }", "belongs to the connection");
+}
+
+/// The attempt says what may be wrong, and only where a coding was used.
+#[tokio::test]
+async fn a_coding_that_the_receiver_does_not_know_is_told_of() {
+    let large = format!("\"{}\"", "x".repeat(2_000));
+    for (payload, expect) in
+        [(large.as_str(), ": it may not know the coding of the body; take compress out"), ("1", "")]
+    {
+        let peer = Peer::answering("HTTP/1.1 415 No\r\ncontent-length: 0\r\n\r\n").await;
+        let outcomes = deliver(&peer, json!({ "compress": "gzip" }), &[payload]).await;
+        let message = format!("the receiver answered 415 Unsupported Media Type{expect}");
+        assert_eq!(outcomes, [Err(Nack::retry(Cause::Status, message).status(415))]);
+    }
 }

@@ -7,6 +7,7 @@ mod batch;
 mod common;
 mod failures;
 mod gzip;
+mod handshake;
 mod matrix;
 mod peer;
 mod policy;

@@ -94,6 +94,7 @@ fn schema_knows_every_key() {
             "connect_timeout",
             "connections_idle_max",
             "format",
+            "handshake",
             "headers",
             "network",
             "permanent",
