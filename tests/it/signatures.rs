@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use mock_receiver::{Capture, Receiver};
-use postrider::sign::{self, Key, SignedHeaders, TOLERANCE_DEFAULT, TextKey};
+use mock_receiver::{Capture, Receiver, Verdict};
+use postrider::sign::{self, Key, SignedHeaders, TOLERANCE_DEFAULT, TextKey, message};
 use postrider::{NewEvent, Timestamp};
 use postrider_tests::{DEADLINE, bus, postrider, run};
 
@@ -61,6 +61,48 @@ async fn only_what_is_asked_for_is_sent() {
     assert_eq!(seen.header("stripe-signature"), None);
 }
 
+/// HTTP Message Signatures: our own check and the receiver's, which shares no code with it, accept
+/// both keys' signatures, and the receiver refuses one of another key.
+#[tokio::test]
+async fn message_signatures_are_accepted_by_two_implementations() {
+    let (pair, public) = sign::key_pair([7; 32]);
+    let receiver = Receiver::start().await.unwrap();
+    for (name, known) in [("hmac", NEW), ("ed25519", &*public), ("stranger", OLD)] {
+        receiver.on(name).secrets([known]);
+        let url = format!("{}?a=%20b&c", receiver.url(name));
+        let bus = bus(&format!(
+            "[[endpoints]]\nname = 'app'\nurl = '{url}'\nsignature = ['rfc9421']\n\
+             secrets = ['{NEW}', '{pair}']\nheaders = {{ content-type = 'application/x; v=1 ' }}"
+        ))
+        .await;
+        bus.publish(NewEvent::raw("match", "{\"name\": \"caf\u{e9}\"}").unwrap()).await.unwrap();
+        assert!(bus.flush(DEADLINE).await.unwrap().is_empty());
+        let seen = receiver.requests(name).pop().unwrap();
+        assert_eq!(seen.header("webhook-signature"), None);
+
+        let told = receiver.verify(&seen);
+        let valid =
+            told.iter().filter(|told| told.verdict == mock_receiver::verify::Verdict::Valid);
+        assert_eq!(valid.count(), usize::from(name != "stranger"), "{told:#?}");
+
+        let names = ["host", "content-type", "content-digest", "webhook-id", "webhook-timestamp"];
+        let names = names.into_iter().chain(["signature-input", "signature"]);
+        let headers: Vec<_> = names.map(|name| (name, seen.header(name).unwrap())).collect();
+        let target = format!("{}?a=%20b&c", seen.path);
+        let authority = seen.header("host").unwrap();
+        let mut request =
+            message::Request { method: "POST", authority, target: &target, headers: &headers };
+        let keys = [known.parse::<Key>().unwrap()];
+        let check = |request: &message::Request<'_>| {
+            let required = message::REQUIRED;
+            message::verify(&keys, request, &seen.body, required, now(), TOLERANCE_DEFAULT)
+        };
+        assert_eq!(check(&request).is_ok(), name != "stranger", "{headers:?}");
+        request.target = "/elsewhere?a=%20b&c";
+        check(&request).unwrap_err();
+    }
+}
+
 #[test]
 fn mistakes() {
     let check = |more: &str, expect: &str| {
@@ -73,6 +115,17 @@ fn mistakes() {
         assert!(!told.contains("plain shared"), "{told}");
     };
     check("signature = ['github']", "signature: there is no secret to sign with");
+    check("signature = ['rfc9421']", "signature: there is no secret to sign with");
+    check(
+        "secrets = ['a plain shared secret']\nsignature = ['rfc9421']",
+        "secrets[0]: expected a signing secret that starts with \"whsec_\"",
+    );
+    check(
+        &format!(
+            "secrets = ['{NEW}']\nsignature = ['rfc9421']\nheaders = {{ Content-Digest = 'x' }}"
+        ),
+        "set by the signature",
+    );
     check("signature = ['gihtub']", "did you mean \"github\"?");
     check("signature = []", "signature: expected at least one element");
     check(

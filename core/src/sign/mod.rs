@@ -1,5 +1,5 @@
-//! Signatures by the Standard Webhooks specification, and as GitHub and Stripe send them: made by
-//! senders, checked by receivers.
+//! Signatures by the Standard Webhooks specification, as GitHub and Stripe send them, and
+//! of HTTP messages: made by senders, checked by receivers.
 //!
 //! Pure: bytes in, text or a verdict out; no clock, no protocol. The signed text is the message id,
 //! the Unix time in seconds and the raw body, joined by dots, so that neither can be changed and an
@@ -9,6 +9,7 @@
 mod fresh;
 pub mod github;
 mod key;
+pub mod message;
 pub mod stripe;
 mod text_key;
 mod verify;

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use postrider::event::Envelope;
@@ -13,7 +13,7 @@ use postrider::transform::{Impossible, Transform};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::signers::Signers;
+use super::signers::{Signature, Signed, Signers};
 
 const ID: HeaderName = HeaderName::from_static(HEADER_ID);
 const TIMESTAMP: HeaderName = HeaderName::from_static(HEADER_TIMESTAMP);
@@ -123,16 +123,19 @@ pub(super) struct Template {
     format: Format,
     source: String,
     signers: Signers,
+    /// Path and query, as they are sent.
+    target: String,
     /// In the order they are sent; `webhook-` values are put in for each attempt.
     headers: HeaderMap,
     transform: Option<Transform>,
 }
 
 impl Template {
-    /// Starts from what the URL says (`headers`); `own` are the endpoint's, of which those that the
+    /// Starts from what the URL says (`headers` and `target`); `own` are the endpoint's, of which those that the
     /// sink sets itself have been refused.
     pub(super) fn new(
         mut headers: HeaderMap,
+        target: &http::Uri,
         format: Format,
         source: &str,
         signers: Signers,
@@ -143,11 +146,12 @@ impl Template {
         headers.insert(USER_AGENT, HeaderValue::from_static(agent));
         headers.insert(ID, HeaderValue::from_static(""));
         headers.insert(TIMESTAMP, HeaderValue::from_static(""));
-        for way in signers.used() {
-            headers.insert(way.header(), HeaderValue::from_static(""));
+        for name in signers.used().flat_map(Signature::headers) {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(""));
         }
         headers.extend(own);
-        Self { format, source: source.to_owned(), signers, headers, transform: None }
+        let (source, target) = (source.to_owned(), target.to_string());
+        Self { format, source, signers, target, headers, transform: None }
     }
 
     /// Puts what `transform` makes in place of payloads.
@@ -175,7 +179,15 @@ impl Template {
         let seconds = attempt.now.as_seconds();
         let mut stamp =
             Vec::with_capacity(if self.format == Format::CloudEventsBinary { 16 } else { 3 });
-        stamp.extend(self.signers.sign(&id, seconds, &body));
+        let text = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
+        stamp.extend(self.signers.sign(Signed {
+            authority: text(HOST).unwrap_or_default(),
+            target: &self.target,
+            content_type: text(CONTENT_TYPE).unwrap_or_default(),
+            id: &id,
+            seconds,
+            body: &body,
+        }));
         stamp.push((TIMESTAMP, HeaderValue::from(seconds)));
         if self.format == Format::CloudEventsBinary {
             self.cloud_event_headers(event, &id, &mut stamp);
