@@ -9,6 +9,8 @@
 mod fresh;
 pub mod github;
 mod key;
+#[cfg(feature = "tower")]
+mod layer;
 pub mod message;
 pub mod stripe;
 mod text_key;
@@ -16,6 +18,8 @@ mod verify;
 
 pub use fresh::{key_pair, secret};
 pub use key::{InvalidKey, Key, SYMMETRIC_KEY_BYTES};
+#[cfg(feature = "tower")]
+pub use layer::{BODY_BYTES_MAX_DEFAULT, Verify, VerifyLayer};
 pub use text_key::{InvalidTextKey, TEXT_KEY_BYTES, TextKey};
 pub use verify::{Refused, SIGNATURES_MAX, SignedHeaders, TOLERANCE_DEFAULT, verify};
 
