@@ -167,11 +167,17 @@ fn new_secrets_sign_and_verify() {
 }
 
 /// Gives a captured request to the packages that others publish; `None` where they are not installed.
-fn verdict(capture: &Capture, secret: &str, by: &str) -> Option<String> {
+fn verdict(capture: &Capture, secret: &str, language: Language, by: &str) -> Option<String> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("verifiers");
-    if !folder.join("node_modules").exists() {
+    let (installed, program, script) = match language {
+        Language::JavaScript => ("node_modules", "node".into(), "verify.mjs"),
+        Language::Python => ("venv/bin/python", folder.join("venv/bin/python"), "verify.py"),
+    };
+    if !folder.join(installed).exists() {
         assert!(std::env::var_os("CI").is_none(), "not installed: cargo xtask setup");
-        eprintln!("skipped: the packages of tests/verifiers are not installed: cargo xtask setup");
+        eprintln!(
+            "skipped: the {language:?} packages of tests/verifiers are not installed: cargo xtask setup"
+        );
         return None;
     }
     let headers: Vec<(String, String)> = HEADERS
@@ -182,12 +188,18 @@ fn verdict(capture: &Capture, secret: &str, by: &str) -> Option<String> {
     let body: Vec<u8> = capture.body.to_vec();
     let request = serde_json::json!({ "headers": headers, "body": body, "secret": secret });
     std::fs::write(file.path(), request.to_string()).unwrap();
-    let mut node = Command::new("node");
+    let mut command = Command::new(program);
     let output =
-        node.current_dir(folder).arg("verify.mjs").arg(by).arg(file.path()).output().unwrap();
+        command.current_dir(folder).arg(script).arg(by).arg(file.path()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{by}: {text} {}", String::from_utf8_lossy(&output.stderr));
     Some(text)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Language {
+    JavaScript,
+    Python,
 }
 
 const HEADERS: [&str; 11] = [
@@ -211,21 +223,30 @@ async fn the_packages_of_others_accept_what_we_send() {
         "secrets = ['{NEW}', '{OLD}']\nsignature = ['standard', 'github', 'stripe']"
     ))
     .await;
-    for by in ["standardwebhooks", "octokit", "stripe"] {
-        let Some(text) = verdict(&seen, NEW, by) else { return };
-        assert_eq!(text.trim(), "accepted, and refused when changed", "{by}");
+    for (language, by) in [
+        (Language::JavaScript, "standardwebhooks"),
+        (Language::JavaScript, "octokit"),
+        (Language::JavaScript, "stripe"),
+        (Language::Python, "standardwebhooks"),
+        (Language::Python, "stripe"),
+    ] {
+        let Some(text) = verdict(&seen, NEW, language, by) else { continue };
+        assert_eq!(text.trim(), "accepted, and refused when changed", "{language:?} {by}");
     }
 }
 
-/// The SDK of `CloudEvents` reads the structured and the binary form as the same event.
+/// The SDKs of `CloudEvents` read the structured and the binary form as the same event.
 #[tokio::test]
-async fn the_cloud_events_sdk_reads_what_we_send() {
+async fn the_cloud_events_sdks_read_what_we_send() {
     for format in ["cloudevents", "cloudevents-binary"] {
         let seen = sent(&format!("format = '{format}'\nsource = '/shop'")).await;
-        let Some(text) = verdict(&seen, "", "cloudevents") else { return };
-        let event: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(event["id"], seen.header("webhook-id").unwrap(), "{format}");
-        assert_eq!((&event["type"], &event["source"]), (&"match".into(), &"/shop".into()));
-        assert_eq!(event["data"], serde_json::json!({"name": "caf\u{e9} \u{e9}", "n": 100}));
+        for language in [Language::JavaScript, Language::Python] {
+            let Some(text) = verdict(&seen, "", language, "cloudevents") else { continue };
+            let event: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(event["id"], seen.header("webhook-id").unwrap(), "{format} {language:?}");
+            assert_eq!((&event["type"], &event["source"]), (&"match".into(), &"/shop".into()));
+            assert_eq!(event["data"]["name"], "caf\u{e9} \u{e9}");
+            assert_eq!(event["data"]["n"].as_f64(), Some(100.0));
+        }
     }
 }
