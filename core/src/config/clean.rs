@@ -9,6 +9,7 @@ use figment::value::{Dict, Value};
 use serde_json::{Map, Value as Json};
 
 use super::layers::Environment;
+use super::live_secret::LIVE;
 use super::origin::Source;
 use super::path::KeyPath;
 use super::report::{Report, integer};
@@ -31,7 +32,7 @@ impl Cleaner<'_, '_> {
         let value = self.typed(value, schema.resolve(node, &Value::from(0)), path);
         let node = schema.resolve(node, &value);
         if is_secret(node) {
-            return self.secret(value, path);
+            return self.secret(value, node, path);
         }
         // Whoever reads it knows all of its keys, and what a null means.
         if node["x-verbatim"] == true {
@@ -122,11 +123,12 @@ impl Cleaner<'_, '_> {
     }
 
     /// Resolves `{ env = … }` and `{ file = … }`.
-    fn secret(&mut self, value: Value, path: &KeyPath) -> Value {
+    fn secret(&mut self, value: Value, node: &Json, path: &KeyPath) -> Value {
         let reference = match &value {
             Value::Dict(_, table) if table.len() == 1 => table.iter().next(),
             _ => None,
         };
+        let mut followed = None;
         let (found, remedy) = match reference {
             Some((kind, Value::String(_, name))) if kind == "env" => {
                 let remedy = if is_variable_name(name) {
@@ -141,13 +143,18 @@ impl Cleaner<'_, '_> {
                     Some(folder) => folder.join(file),
                     None => Path::new(file).to_owned(),
                 };
-                (read_secret_file(&file), "check the path and who may read it".to_owned())
+                let found = read_secret_file(&file);
+                if node[LIVE] == true {
+                    let file = file.to_string_lossy().into_owned();
+                    followed = Some(Dict::from([("file".to_owned(), Value::from(file))]));
+                }
+                (found, "check the path and who may read it".to_owned())
             }
             // Plain text, or something that the second pass explains.
             _ => return value,
         };
         match found {
-            Ok(text) => Value::from(text),
+            Ok(text) => followed.map_or_else(|| Value::from(text), Value::from),
             Err(message) => {
                 let error = self.report.error(path, message).remedy(remedy);
                 self.report.push(path, error);

@@ -14,6 +14,7 @@ mod check;
 mod clean;
 mod errors;
 mod layers;
+mod live_secret;
 mod loader;
 mod network;
 mod origin;
@@ -29,6 +30,7 @@ mod values;
 
 pub use errors::{ConfigError, ConfigErrors, ERRORS_MAX};
 pub use layers::Format;
+pub use live_secret::LiveSecret;
 pub use loader::{FILE_BYTES_MAX, FILE_NAMES, Loader};
 pub use network::{InvalidNetwork, NetworkPolicy};
 pub use origin::{Place, Source};

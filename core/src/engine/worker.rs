@@ -42,6 +42,8 @@ pub(super) async fn run(shared: Arc<Shared>, lane: Arc<Lane>, permit: OwnedSemap
         keeps_order: false,
         had_no_room: false,
         is_order_unsure: false,
+        lingers_until: None,
+        is_behind: false,
         store_asks_again: None,
         store_wait: STORE_WAIT_MIN,
     };
@@ -68,6 +70,10 @@ struct Worker {
     had_no_room: bool,
     /// A claim failed: it may have left leases that the lines do not know of.
     is_order_unsure: bool,
+    /// Until when what came first waits for more to fill its batch.
+    lingers_until: Option<Instant>,
+    /// Whether the last claim left something behind that was due: then nothing waits.
+    is_behind: bool,
     /// While the store fails: when to ask it again. Nothing is claimed until then.
     store_asks_again: Option<Instant>,
     /// How long to wait after the next failure.
@@ -104,13 +110,17 @@ impl Worker {
                 self.had_no_room = false;
                 next = Next::Now;
             }
+            if !may_claim {
+                self.lingers_until = None;
+            }
             let calls = self.calls.len();
             let free = self.free(&serving);
             let may_start = self.keeps_order && lane.with_lines(|lines| lines.startable()) > 0;
             let may = if may_claim && free > 0 && (may_start || self.is_due(next)) {
                 let policy = &serving.endpoint.policy;
                 let wanted = free.saturating_mul(serving.batch_max);
-                lane.pace().may(policy, wanted, calls, Instant::now())
+                let may = lane.pace().may(policy, wanted, calls, Instant::now());
+                self.linger(may, &serving)
             } else {
                 May::AfterACall
             };
@@ -135,7 +145,8 @@ impl Worker {
                 && self.unsettled.is_empty()
                 && self.broken.is_empty()
                 && !self.is_gone_unnoted
-                && !self.has_parked();
+                && !self.has_parked()
+                && self.lingers_until.is_none();
             if has_ended && !wants && self.store_asks_again.is_none() {
                 if lane.try_idle() {
                     let next = match (not_before, next) {
@@ -176,6 +187,18 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Puts off the first claim after an idle time, where the sink takes batches and wants to wait
+    /// for more.
+    fn linger(&mut self, may: May, serving: &Serving) -> May {
+        let May::Claim(_) = may else { return may };
+        if serving.linger.is_zero() || serving.batch_max == 1 || self.is_behind {
+            return may;
+        }
+        let now = Instant::now();
+        let until = *self.lingers_until.get_or_insert(now + serving.linger);
+        if now < until { May::NotBefore(until) } else { may }
     }
 
     /// Further calls that may be under way.
@@ -245,6 +268,7 @@ impl Worker {
             }
         };
         self.store_wait = STORE_WAIT_MIN;
+        (self.lingers_until, self.is_behind) = (None, claim.next == Next::Now);
         let policy = &serving.endpoint.policy;
         self.lane.pace().took(policy, claim.leases.len(), Instant::now());
         if let Some(first) = claim.leases.first() {

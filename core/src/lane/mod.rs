@@ -9,6 +9,7 @@ mod pace;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, oneshot};
@@ -21,6 +22,9 @@ use crate::endpoint::{Endpoint, EndpointId, Gone, Hold};
 use crate::sink::Sink;
 pub(crate) use order::{Head, Lines, PARKED_MAX};
 
+/// Longest that a lane waits for more to fill a batch.
+const LINGER_MAX: Duration = Duration::from_secs(10);
+
 /// What serves an endpoint now: replaced as a whole when the endpoint is reconfigured.
 ///
 /// Whoever calls the sink holds the `Arc` meanwhile, so that the end of the last one marks the end of
@@ -29,18 +33,22 @@ pub(crate) struct Serving {
     pub(crate) endpoint: Endpoint,
     /// [`Sink::batch_max`], asked once: at least 1.
     pub(crate) batch_max: usize,
+    /// [`Sink::batch_linger`], asked once.
+    pub(crate) linger: Duration,
     /// Dropped with the last `Arc`; [`Retired`] waits for that.
     _in_use: oneshot::Sender<()>,
 }
 
 impl Serving {
     fn new(endpoint: Endpoint, in_use: oneshot::Sender<()>) -> Self {
-        let asked = catch_unwind(AssertUnwindSafe(|| endpoint.sink.batch_max()));
-        let batch_max = asked.unwrap_or_else(|_| {
+        let sink = &endpoint.sink;
+        let asked = catch_unwind(AssertUnwindSafe(|| (sink.batch_max(), sink.batch_linger())));
+        let (batch_max, linger) = asked.unwrap_or_else(|_| {
             tracing::error!(endpoint = %endpoint.id, "sink panicked when asked for batch_max; taken as 1");
-            1
+            (1, Duration::ZERO)
         });
-        Self { endpoint, batch_max: batch_max.max(1), _in_use: in_use }
+        let linger = linger.min(LINGER_MAX);
+        Self { endpoint, batch_max: batch_max.max(1), linger, _in_use: in_use }
     }
 }
 

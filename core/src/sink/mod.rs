@@ -91,6 +91,12 @@ pub trait Sink: Send + Sync + 'static {
         1
     }
 
+    /// How long the first delivery that comes to an idle lane waits for others, so that they go in
+    /// one call. A lane that is behind never waits. Default zero; more than 10 s counts as 10 s.
+    fn batch_linger(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Asks whether the place can be reached, without delivering anything. Default: yes.
     ///
     /// # Errors
@@ -118,6 +124,10 @@ impl<S: Sink + ?Sized> Sink for Arc<S> {
 
     fn batch_max(&self) -> usize {
         (**self).batch_max()
+    }
+
+    fn batch_linger(&self) -> Duration {
+        (**self).batch_linger()
     }
 
     async fn check(&self) -> Result<(), Nack> {

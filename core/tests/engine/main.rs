@@ -10,6 +10,7 @@ mod filter;
 mod gone_after_replace;
 mod gone_restart;
 mod in_flight;
+mod linger;
 mod order;
 mod pace;
 mod permits;

@@ -14,12 +14,14 @@ use postrider::transform::Transform;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::auth::{Auth, AuthSettings};
+use super::batch::BatchSettings;
 use super::client::{
     CONNECT_TIMEOUT_DEFAULT, CONNECTIONS_IDLE_MAX_DEFAULT, Options, RESPONSE_BYTES_MAX_DEFAULT,
 };
 use super::network::NetworkSettings;
 use super::permanent::Statuses;
-use super::request::{Format, Template};
+use super::request::{Compress, Format, Template};
 use super::signers::{Signature, Signers};
 use super::target::Target;
 use super::trust::TlsSettings;
@@ -70,6 +72,18 @@ pub struct HttpSettings {
     /// whatever the format; what a template makes stands where the payload would.
     #[serde(default)]
     pub transform: Option<TransformSetting>,
+    /// Headers that carry an attribute of the event, by header name: at most 64. An event without
+    /// the attribute goes without the header.
+    #[serde(default)]
+    #[schemars(extend("examples" = [{ "x-tenant": "tenant" }]))]
+    pub attribute_headers: BTreeMap<String, String>,
+    /// Sends bodies of 1 KiB and more in this coding (`content-encoding`). Signatures are of the
+    /// body before it.
+    #[serde(default)]
+    pub compress: Option<Compress>,
+    /// Sends several events in one request. Absent: one in each.
+    #[serde(default)]
+    pub batch: Option<BatchSettings>,
     /// The source that `CloudEvents` carry: a URI reference of at most 2 KiB. Used by the formats
     /// "cloudevents" and "cloudevents-binary".
     #[serde(default = "source_default")]
@@ -93,6 +107,9 @@ pub struct HttpSettings {
     /// concurrency.
     #[serde(default = "connections_idle_max_default")]
     pub connections_idle_max: u32,
+    /// How requests say who sends them, beside headers and the URL's user and password.
+    #[serde(default)]
+    pub auth: AuthSettings,
     /// Narrows the `[network]` section for this endpoint.
     #[serde(default)]
     pub network: NetworkSettings,
@@ -153,11 +170,15 @@ impl fmt::Debug for HttpSettings {
             .field("signature", &self.signature)
             .field("format", &self.format)
             .field("transform", &self.transform)
+            .field("attribute_headers", &self.attribute_headers)
+            .field("compress", &self.compress)
+            .field("batch", &self.batch)
             .field("source", &self.source)
             .field("connect_timeout", &self.connect_timeout)
             .field("permanent", &self.permanent)
             .field("response_bytes_max", &self.response_bytes_max)
             .field("connections_idle_max", &self.connections_idle_max)
+            .field("auth", &self.auth)
             .field("network", &self.network)
             .field("tls", &self.tls)
             .finish()
@@ -174,11 +195,15 @@ impl HttpSettings {
             signature: signature_default(),
             format: Format::default(),
             transform: None,
+            attribute_headers: BTreeMap::new(),
+            compress: None,
+            batch: None,
             source: source_default(),
             connect_timeout: connect_timeout_default(),
             permanent: Vec::new(),
             response_bytes_max: response_bytes_max_default(),
             connections_idle_max: connections_idle_max_default(),
+            auth: AuthSettings::default(),
             network: NetworkSettings::default(),
             tls: TlsSettings::default(),
         }
@@ -212,19 +237,24 @@ impl HttpSettings {
         let signers = self.checked_keys(&mut problems);
         let transform = self.checked_transform(&mut problems);
         let trust = self.tls.checked(&mut problems);
+        let timeout = self.connect_timeout.0;
+        let auth = self.auth.checked(&network, trust.as_ref(), timeout, &mut problems);
+        if auth.is_some() && (with_credentials || headers.contains_key(AUTHORIZATION)) {
+            let problem = Problem::new("auth", "another setting makes the authorization, too");
+            problems
+                .push(problem.remedy("take auth, the header authorization or the url's user out"));
+        }
+        let attributes = self.checked_attributes(&headers, &mut problems);
+        if let Some(batch) = &self.batch {
+            batch.check(self.format, &mut problems);
+        }
         self.check_bounds(&mut problems);
         match target {
             Some(target) if problems.is_empty() => Ok(Checked {
-                template: Template::new(
-                    target.head(),
-                    &target.uri,
-                    self.format,
-                    &self.source,
-                    signers,
-                    headers,
-                )
-                .transform(transform),
+                template: self.template(&target, signers, headers, attributes, transform),
                 target,
+                auth,
+                batch: self.batch.clone(),
                 permanent: self.permanent.clone(),
                 options: Options::new(network)
                     .trust(trust)
@@ -234,6 +264,69 @@ impl HttpSettings {
             }),
             _ => Err(problems),
         }
+    }
+
+    fn template(
+        &self,
+        target: &Target,
+        signers: Signers,
+        headers: HeaderMap,
+        attributes: Vec<(HeaderName, String)>,
+        transform: Option<Transform>,
+    ) -> Template {
+        let (head, uri) = (target.head(), &target.uri);
+        let template = Template::new(head, uri, self.format, &self.source, signers, headers)
+            .transform(transform)
+            .attributes(attributes)
+            .compress(self.compress);
+        match &self.batch {
+            Some(batch) => template.content_type(batch.content_type(self.format)),
+            None => template,
+        }
+    }
+
+    fn checked_attributes(
+        &self,
+        headers: &HeaderMap,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<(HeaderName, String)> {
+        let mut checked: Vec<(HeaderName, String)> = Vec::new();
+        if self.attribute_headers.len() > HEADERS_MAX {
+            let found = self.attribute_headers.len();
+            let message = format!("expected at most {HEADERS_MAX} headers, found {found}");
+            problems.push(Problem::new("attribute_headers", message));
+            return checked;
+        }
+        if self.batch.is_some() && !self.attribute_headers.is_empty() {
+            let message = "a request of several events has no header of one of them";
+            let problem = Problem::new("attribute_headers", message);
+            problems.push(problem.remedy("take it out, or take batch out"));
+        }
+        for (name, attribute) in &self.attribute_headers {
+            let key = format!("attribute_headers.{name}");
+            let problem = match HeaderName::try_from(name) {
+                Err(_) => Problem::new(key, "not a header name")
+                    .remedy("use letters, digits and hyphens only"),
+                Ok(header) => match self.reserved(header.as_str()) {
+                    Some((message, remedy)) => Problem::new(key, message).remedy(remedy),
+                    None if matches!(header.as_str(), "authorization" | "content-type") => {
+                        Problem::new(key, "not for the publisher of an event to say")
+                            .remedy("give it in headers")
+                    }
+                    None if headers.contains_key(&header)
+                        || checked.iter().any(|(other, _)| *other == header) =>
+                    {
+                        Problem::new(key, "given twice").remedy("take one of the two out")
+                    }
+                    None => {
+                        checked.push((header, attribute.clone()));
+                        continue;
+                    }
+                },
+            };
+            problems.push(problem);
+        }
+        checked
     }
 
     fn checked_headers(&self, with_credentials: bool, problems: &mut Vec<Problem>) -> HeaderMap {
@@ -306,6 +399,7 @@ impl HttpSettings {
             | "keep-alive"
             | "proxy-connection"
             | "te"
+            | "content-encoding"
             | "trailer"
             | "transfer-encoding"
             | "upgrade"
@@ -461,4 +555,6 @@ pub(super) struct Checked {
     pub(super) permanent: Vec<Statuses>,
     pub(super) options: Options,
     pub(super) template: Template,
+    pub(super) auth: Option<Auth>,
+    pub(super) batch: Option<BatchSettings>,
 }

@@ -10,11 +10,14 @@
 //! `response_bytes_max`; a connection is kept for 30 s unused and 5 min in all.
 
 mod answer;
+mod auth;
+mod batch;
 mod client;
 mod config;
 mod connect;
 pub mod guard;
 mod network;
+mod oauth;
 mod permanent;
 mod pin;
 mod pool;
@@ -31,12 +34,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::Method;
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{Method, StatusCode};
 use postrider::delivery::{Cause, Nack, Outcome};
 use postrider::sink::{Attempt, CheckContext, Problem, Sink, SinkFactory};
+use postrider::transform::Impossible;
 use postrider::{Error, ErrorKind};
+use tokio::time::Instant;
 
 pub use answer::{Answer, retry_after};
+pub use auth::AuthSettings;
+pub use batch::{
+    AnswerKind, BATCH_BYTES_MAX, BATCH_EVENTS_MAX, BATCH_LINGER_MAX, BatchSettings, Form,
+};
 pub use client::{
     CONNECT_TIMEOUT_DEFAULT, CONNECTIONS_IDLE_MAX_DEFAULT, Client, ClientError, Options,
     RESPONSE_BYTES_MAX_DEFAULT,
@@ -46,17 +57,20 @@ pub use config::{
     RESPONSE_BYTES_MAX_MAX, SECRETS_MAX, SOURCE_BYTES_MAX, TransformSetting,
 };
 pub use network::{NETWORK_ENTRIES_MAX, NetworkSettings};
+pub use oauth::{ClientAuth, OAuth2Settings};
 pub use permanent::Statuses;
 pub use pool::{AGE_MAX, IDLE_MAX};
-pub use request::Format;
+pub use request::{COMPRESS_FROM_BYTES, Compress, Format};
 pub use resolve::{Resolve, SystemResolver};
 pub use signers::Signature;
 pub use target::{Forbidden, InvalidUrl, URL_BYTES_MAX};
 pub use tls::Tls;
 pub use trust::{MinVersion, PINS_MAX, TLS_FILE_BYTES_MAX, TlsSettings};
 
+use auth::Auth;
+use config::Checked;
 use connect::Deadline;
-use request::Template;
+use request::{Stamp, Template};
 
 /// Makes [`HttpSink`]s: `sink = "http"`, the default kind of endpoint.
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,6 +105,8 @@ pub struct HttpSink {
     client: Client,
     template: Template,
     permanent: Vec<Statuses>,
+    auth: Option<Auth>,
+    batch: Option<BatchSettings>,
 }
 
 impl HttpSink {
@@ -120,9 +136,10 @@ impl HttpSink {
             let first = &problems[0];
             open(format!("{}: {}", first.key, first.message))
         })?;
-        let client = Client::of(checked.target, change(checked.options))
-            .map_err(|error| open(error.to_string()))?;
-        Ok(Self { client, template: checked.template, permanent: checked.permanent })
+        let Checked { target, options, template, permanent, auth, batch } = checked;
+        let client =
+            Client::of(target, change(options)).map_err(|error| open(error.to_string()))?;
+        Ok(Self { client, template, permanent, auth, batch })
     }
 
     /// How many requests were sent again on a new connection: see [`Client::resent`].
@@ -130,22 +147,95 @@ impl HttpSink {
         self.client.resent()
     }
 
+    /// Sends one event.
     async fn post(&self, attempt: &Attempt) -> Outcome {
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         // The same event can never be brought into the form: nothing is gained by another try.
-        let (stamp, body) = self
-            .template
-            .fill(attempt)
-            .map_err(|why| Nack::reject(Cause::Format, why.to_string()))?;
-        // The engine drops the attempt when its timeout is over; ending a little earlier lets the
-        // message say which step it was.
-        let timeout =
-            attempt.timeout.saturating_sub((attempt.timeout / 50).min(Duration::from_millis(10)));
-        let deadline = Deadline::after(timeout, attempt.timeout);
-        let head = || self.template.head(&stamp);
-        let answer = self.client.exchange(&Method::POST, &head, body, deadline).await?;
+        let (stamp, body) = self.template.fill(attempt).map_err(unformed)?;
+        let answer = self.exchange(&stamp, body, deadline(attempt)).await?;
         answer.outcome_with(attempt.now.after(started.elapsed()), &self.permanent)
     }
+
+    /// Sends several events in as few requests as the bounds of a batch allow, one after the other.
+    async fn post_all(&self, settings: &BatchSettings, attempts: &[Attempt]) -> Vec<Outcome> {
+        let started = Instant::now();
+        let deadline = deadline(&attempts[0]);
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; attempts.len()];
+        let (mut places, mut bodies) = (Vec::new(), Vec::new());
+        for (place, attempt) in attempts.iter().enumerate() {
+            match self.template.body(&attempt.event) {
+                Ok(body) => {
+                    places.push(place);
+                    bodies.push(body);
+                }
+                Err(why) => outcomes[place] = Some(Err(unformed(why))),
+            }
+        }
+        for part in settings.split(&bodies) {
+            let first = &attempts[places[part.start]];
+            let ids: Vec<String> = places[part.clone()]
+                .iter()
+                .map(|at| attempts[*at].event.id().to_string())
+                .collect();
+            let mut stamp = Stamp::new();
+            let body = settings.join(&bodies[part.clone()]);
+            let body = self.template.finish(batch::id(&ids), first.now, &body, &mut stamp);
+            // All parts share the time of the call.
+            let of_part = match self.exchange(&stamp, body, deadline).await {
+                Ok(answer) => {
+                    let now = first.now.after(started.elapsed());
+                    settings.outcomes(&answer, &ids, now, &self.permanent)
+                }
+                Err(nack) => vec![Err(nack); ids.len()],
+            };
+            for (place, outcome) in places[part].iter().zip(of_part) {
+                outcomes[*place] = Some(outcome);
+            }
+        }
+        outcomes.into_iter().map(|outcome| outcome.expect("every place is in one part")).collect()
+    }
+
+    /// Sends a request; one that is answered 401 once more, where there is another token to send.
+    async fn exchange(
+        &self,
+        stamp: &Stamp,
+        body: Bytes,
+        deadline: Deadline,
+    ) -> Result<Answer, Nack> {
+        let Some(auth) = &self.auth else {
+            let head = || self.template.head(stamp);
+            return self.client.exchange(&Method::POST, &head, body, deadline).await;
+        };
+        let mut token = auth.header(deadline).await?;
+        let mut is_second = false;
+        loop {
+            let head = || {
+                let mut head = self.template.head(stamp);
+                head.insert(AUTHORIZATION, token.clone());
+                head
+            };
+            let answer = self.client.exchange(&Method::POST, &head, body.clone(), deadline).await?;
+            if is_second || answer.status != StatusCode::UNAUTHORIZED {
+                return Ok(answer);
+            }
+            match auth.other(&token, deadline).await? {
+                Some(other) => (token, is_second) = (other, true),
+                None => return Ok(answer),
+            }
+        }
+    }
+}
+
+fn unformed(why: Impossible) -> Nack {
+    Nack::reject(Cause::Format, why.to_string())
+}
+
+/// The engine drops an attempt when its timeout is over; ending a little earlier lets the message
+/// say which step it was.
+fn deadline(attempt: &Attempt) -> Deadline {
+    let timeout =
+        attempt.timeout.saturating_sub((attempt.timeout / 50).min(Duration::from_millis(10)));
+    Deadline::after(timeout, attempt.timeout)
 }
 
 /// Shows the URL without credentials and query.
@@ -158,11 +248,22 @@ impl std::fmt::Debug for HttpSink {
 #[async_trait]
 impl Sink for HttpSink {
     async fn deliver(&self, batch: &[Attempt]) -> Vec<Outcome> {
+        if let Some(settings) = self.batch.as_ref().filter(|_| !batch.is_empty()) {
+            return self.post_all(settings, batch).await;
+        }
         let mut outcomes = Vec::with_capacity(batch.len());
         for attempt in batch {
             outcomes.push(self.post(attempt).await);
         }
         outcomes
+    }
+
+    fn batch_max(&self) -> usize {
+        self.batch.as_ref().map_or(1, |batch| batch.events as usize)
+    }
+
+    fn batch_linger(&self) -> Duration {
+        self.batch.as_ref().map_or(Duration::ZERO, |batch| batch.linger.0)
     }
 
     async fn check(&self) -> Result<(), Nack> {

@@ -55,9 +55,12 @@ pub(super) struct Signed<'a> {
     pub(super) authority: &'a str,
     pub(super) target: &'a str,
     pub(super) content_type: &'a str,
+    pub(super) content_encoding: Option<&'a str>,
     pub(super) id: &'a str,
     pub(super) seconds: i64,
     pub(super) body: &'a [u8],
+    /// The body as it is sent, in its coding.
+    pub(super) content: &'a [u8],
 }
 
 impl Signers {
@@ -99,13 +102,14 @@ impl Signers {
 
 /// The values of the three headers of RFC 9421.
 fn message_signatures(keys: &[Key], signed: Signed<'_>) -> [String; 3] {
-    let (digest, seconds) = (message::digest(signed.body), signed.seconds.to_string());
-    let headers = [
+    let (digest, seconds) = (message::digest(signed.content), signed.seconds.to_string());
+    let mut headers = vec![
         ("content-type", signed.content_type),
         (message::HEADER_DIGEST, &*digest),
         (HEADER_ID, signed.id),
         (HEADER_TIMESTAMP, &*seconds),
     ];
+    headers.extend(signed.content_encoding.map(|coding| ("content-encoding", coding)));
     let Signed { authority, target, .. } = signed;
     let request = message::Request { method: "POST", authority, target, headers: &headers };
     let mut components = vec!["@method", "@authority", "@path"];
@@ -113,7 +117,7 @@ fn message_signatures(keys: &[Key], signed: Signed<'_>) -> [String; 3] {
     if target.contains('?') {
         components.push("@query");
     }
-    components.extend(headers.map(|(name, _)| name));
+    components.extend(headers.iter().map(|(name, _)| *name));
     let made = message::sign(keys, &request, &components, signed.seconds)
         .expect("each component is there and each key was checked to sign");
     [digest, made.input, made.signature]

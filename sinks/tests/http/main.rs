@@ -1,6 +1,8 @@
 //! The HTTP sink against real sockets: receivers here are scripts over raw TCP, so that they can
 //! misbehave in any way, and see every byte.
 
+mod auth;
+mod batch;
 #[path = "../common/mod.rs"]
 mod common;
 mod failures;

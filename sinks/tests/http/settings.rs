@@ -87,6 +87,10 @@ fn schema_knows_every_key() {
     assert_eq!(
         keys,
         [
+            "attribute_headers",
+            "auth",
+            "batch",
+            "compress",
             "connect_timeout",
             "connections_idle_max",
             "format",
