@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use mock_receiver::{Capture, Receiver};
-use postrider::sign::{self, Key, SignedHeaders, TOLERANCE_DEFAULT, TextKey};
+use mock_receiver::{Capture, Receiver, Verdict};
+use postrider::sign::{self, Key, SignedHeaders, TOLERANCE_DEFAULT, TextKey, message};
 use postrider::{NewEvent, Timestamp};
 use postrider_tests::{DEADLINE, bus, postrider, run};
 
@@ -61,6 +61,52 @@ async fn only_what_is_asked_for_is_sent() {
     assert_eq!(seen.header("stripe-signature"), None);
 }
 
+/// HTTP Message Signatures: our own check and the receiver's, which shares no code with it, accept
+/// both keys' signatures, and the receiver refuses one of another key.
+#[tokio::test]
+async fn message_signatures_are_accepted_by_two_implementations() {
+    let (pair, public) = sign::key_pair([7; 32]);
+    let receiver = Receiver::start().await.unwrap();
+    for (name, known) in [("hmac", NEW), ("ed25519", &*public), ("stranger", OLD)] {
+        receiver.on(name).secrets([known]);
+        let url = format!("{}?a=%20b&c", receiver.url(name));
+        // The digest is of the bytes that are sent, coded or not.
+        let compress = if name == "ed25519" { "compress = 'gzip'" } else { "" };
+        let bus = bus(&format!(
+            "[[endpoints]]\nname = 'app'\nurl = '{url}'\n{compress}\nsignature = ['rfc9421']\n\
+             secrets = ['{NEW}', '{pair}']\nheaders = {{ content-type = 'application/x; v=1 ' }}"
+        ))
+        .await;
+        let payload = format!("{{\"name\": \"{}\"}}", "caf\u{e9}".repeat(1024));
+        bus.publish(NewEvent::raw("match", payload).unwrap()).await.unwrap();
+        assert!(bus.flush(DEADLINE).await.unwrap().is_empty());
+        let seen = receiver.requests(name).pop().unwrap();
+        assert_eq!(seen.header("webhook-signature"), None);
+
+        let told = receiver.verify(&seen);
+        let valid =
+            told.iter().filter(|told| told.verdict == mock_receiver::verify::Verdict::Valid);
+        assert_eq!(valid.count(), usize::from(name != "stranger"), "{told:#?}");
+
+        let names = ["host", "content-type", "content-digest", "webhook-id", "webhook-timestamp"];
+        let names = names.into_iter().chain(["signature-input", "signature"]);
+        let names = names.chain((name == "ed25519").then_some("content-encoding"));
+        let headers: Vec<_> = names.map(|name| (name, seen.header(name).unwrap())).collect();
+        let target = format!("{}?a=%20b&c", seen.path);
+        let authority = seen.header("host").unwrap();
+        let mut request =
+            message::Request { method: "POST", authority, target: &target, headers: &headers };
+        let keys = [known.parse::<Key>().unwrap()];
+        let check = |request: &message::Request<'_>| {
+            let required = message::REQUIRED;
+            message::verify(&keys, request, &seen.body, required, now(), TOLERANCE_DEFAULT)
+        };
+        assert_eq!(check(&request).is_ok(), name != "stranger", "{headers:?}");
+        request.target = "/elsewhere?a=%20b&c";
+        check(&request).unwrap_err();
+    }
+}
+
 #[test]
 fn mistakes() {
     let check = |more: &str, expect: &str| {
@@ -73,6 +119,17 @@ fn mistakes() {
         assert!(!told.contains("plain shared"), "{told}");
     };
     check("signature = ['github']", "signature: there is no secret to sign with");
+    check("signature = ['rfc9421']", "signature: there is no secret to sign with");
+    check(
+        "secrets = ['a plain shared secret']\nsignature = ['rfc9421']",
+        "secrets[0]: expected a signing secret that starts with \"whsec_\"",
+    );
+    check(
+        &format!(
+            "secrets = ['{NEW}']\nsignature = ['rfc9421']\nheaders = {{ Content-Digest = 'x' }}"
+        ),
+        "set by the signature",
+    );
     check("signature = ['gihtub']", "did you mean \"github\"?");
     check("signature = []", "signature: expected at least one element");
     check(
@@ -114,11 +171,17 @@ fn new_secrets_sign_and_verify() {
 }
 
 /// Gives a captured request to the packages that others publish; `None` where they are not installed.
-fn verdict(capture: &Capture, secret: &str, by: &str) -> Option<String> {
+fn verdict(capture: &Capture, secret: &str, language: Language, by: &str) -> Option<String> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("verifiers");
-    if !folder.join("node_modules").exists() {
+    let (installed, program, script) = match language {
+        Language::JavaScript => ("node_modules", "node".into(), "verify.mjs"),
+        Language::Python => ("venv/bin/python", folder.join("venv/bin/python"), "verify.py"),
+    };
+    if !folder.join(installed).exists() {
         assert!(std::env::var_os("CI").is_none(), "not installed: cargo xtask setup");
-        eprintln!("skipped: the packages of tests/verifiers are not installed: cargo xtask setup");
+        eprintln!(
+            "skipped: the {language:?} packages of tests/verifiers are not installed: cargo xtask setup"
+        );
         return None;
     }
     let headers: Vec<(String, String)> = HEADERS
@@ -129,12 +192,17 @@ fn verdict(capture: &Capture, secret: &str, by: &str) -> Option<String> {
     let body: Vec<u8> = capture.body.to_vec();
     let request = serde_json::json!({ "headers": headers, "body": body, "secret": secret });
     std::fs::write(file.path(), request.to_string()).unwrap();
-    let mut node = Command::new("node");
-    let output =
-        node.current_dir(folder).arg("verify.mjs").arg(by).arg(file.path()).output().unwrap();
+    let mut command = Command::new(program);
+    let output = command.current_dir(folder).arg(script).arg(by).arg(file.path()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{by}: {text} {}", String::from_utf8_lossy(&output.stderr));
     Some(text)
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Language {
+    JavaScript,
+    Python,
 }
 
 const HEADERS: [&str; 11] = [
@@ -158,21 +226,30 @@ async fn the_packages_of_others_accept_what_we_send() {
         "secrets = ['{NEW}', '{OLD}']\nsignature = ['standard', 'github', 'stripe']"
     ))
     .await;
-    for by in ["standardwebhooks", "octokit", "stripe"] {
-        let Some(text) = verdict(&seen, NEW, by) else { return };
-        assert_eq!(text.trim(), "accepted, and refused when changed", "{by}");
+    for (language, by) in [
+        (Language::JavaScript, "standardwebhooks"),
+        (Language::JavaScript, "octokit"),
+        (Language::JavaScript, "stripe"),
+        (Language::Python, "standardwebhooks"),
+        (Language::Python, "stripe"),
+    ] {
+        let Some(text) = verdict(&seen, NEW, language, by) else { continue };
+        assert_eq!(text.trim(), "accepted, and refused when changed", "{language:?} {by}");
     }
 }
 
-/// The SDK of `CloudEvents` reads the structured and the binary form as the same event.
+/// The SDKs of `CloudEvents` read the structured and the binary form as the same event.
 #[tokio::test]
-async fn the_cloud_events_sdk_reads_what_we_send() {
+async fn the_cloud_events_sdks_read_what_we_send() {
     for format in ["cloudevents", "cloudevents-binary"] {
         let seen = sent(&format!("format = '{format}'\nsource = '/shop'")).await;
-        let Some(text) = verdict(&seen, "", "cloudevents") else { return };
-        let event: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(event["id"], seen.header("webhook-id").unwrap(), "{format}");
-        assert_eq!((&event["type"], &event["source"]), (&"match".into(), &"/shop".into()));
-        assert_eq!(event["data"], serde_json::json!({"name": "caf\u{e9} \u{e9}", "n": 100}));
+        for language in [Language::JavaScript, Language::Python] {
+            let Some(text) = verdict(&seen, "", language, "cloudevents") else { continue };
+            let event: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(event["id"], seen.header("webhook-id").unwrap(), "{format} {language:?}");
+            assert_eq!((&event["type"], &event["source"]), (&"match".into(), &"/shop".into()));
+            assert_eq!(event["data"]["name"], "caf\u{e9} \u{e9}");
+            assert_eq!(event["data"]["n"].as_f64(), Some(100.0));
+        }
     }
 }

@@ -26,6 +26,9 @@ enum Install {
     Debian(&'static str),
     /// The npm packages of a folder with a lock file: installed by `setup` where npm is here.
     Npm(&'static str),
+    /// The Python packages of a folder's `requirements.txt`, in an environment of the folder's own,
+    /// `venv`: installed by `setup` where python3 is here.
+    Pip(&'static str),
     /// Anything else: `setup` says what to type.
     Command(&'static str),
 }
@@ -41,14 +44,15 @@ const NEEDS: &[Need] = &[
     Need { name: "nginx", detect: &["nginx"], install: Install::Debian("nginx-light"), used_by: "bench: a receiver that answers at once", mandatory: false },
     Need { name: "logrotate", detect: &["logrotate"], install: Install::Debian("logrotate"), used_by: "e2e: the file sink under an outside rename", mandatory: false },
     Need { name: "the packages of tests/verifiers", detect: &["node", "-e", "require('./tests/verifiers/node_modules/stripe/package.json')"], install: Install::Npm("tests/verifiers"), used_by: "e2e: verifiers that are not ours", mandatory: false },
+    Need { name: "the Python packages of tests/verifiers", detect: &["sh", "-c", "tests/verifiers/venv/bin/python -c 'import cloudevents.core, standardwebhooks, stripe'"], install: Install::Pip("tests/verifiers"), used_by: "e2e: verifiers that are not ours", mandatory: false },
 ];
 
 /// Bound on `apt-get update`, which talks to the network.
 const UPDATE_MAX: Duration = Duration::from_mins(2);
 /// Bound on `apt-get install`.
 const INSTALL_MAX: Duration = Duration::from_mins(10);
-/// Bound on `npm ci`.
-const NPM_MAX: Duration = Duration::from_mins(3);
+/// Bound on `npm ci`, and on each command that makes an environment for Python.
+const PACKAGES_MAX: Duration = Duration::from_mins(3);
 /// Bound on a detecting command.
 const DETECT_MAX: Duration = Duration::from_secs(20);
 
@@ -65,15 +69,21 @@ pub(crate) fn run() -> Outcome {
         }
         missing = self::missing()?;
     }
-    let folders: Vec<_> = missing.iter().filter_map(|need| need.install.folder()).collect();
-    if !folders.is_empty() && process::find("npm").is_some() {
-        for folder in folders {
-            match npm_ci(folder) {
-                Err(Fail::Interrupted) => return Err(Fail::Interrupted),
-                Err(reason) => say!("{} {reason}", term::warn("!")),
-                Ok(()) => {}
-            }
+    let mut tried = false;
+    for need in &missing {
+        let installed = match need.install {
+            Install::Npm(folder) if process::find("npm").is_some() => npm_ci(folder),
+            Install::Pip(folder) if process::find("python3").is_some() => pip_install(folder),
+            _ => continue,
+        };
+        tried = true;
+        match installed {
+            Err(Fail::Interrupted) => return Err(Fail::Interrupted),
+            Err(reason) => say!("{} {reason}", term::warn("!")),
+            Ok(()) => {}
         }
+    }
+    if tried {
         missing = self::missing()?;
     }
     for need in &missing {
@@ -123,6 +133,10 @@ impl Need {
         match self.install {
             Install::Debian(package) => format!("sudo apt-get install {package}"),
             Install::Npm(folder) => format!("npm --prefix {folder} ci --ignore-scripts"),
+            Install::Pip(folder) => format!(
+                "python3 -m venv {folder}/venv && {folder}/venv/bin/pip install --only-binary :all: \
+                 --requirement {folder}/requirements.txt"
+            ),
             Install::Command(command) => command.to_owned(),
         }
     }
@@ -132,14 +146,7 @@ impl Install {
     fn package(&self) -> Option<&'static str> {
         match self {
             Self::Debian(package) => Some(package),
-            Self::Npm(_) | Self::Command(_) => None,
-        }
-    }
-
-    fn folder(&self) -> Option<&'static str> {
-        match self {
-            Self::Npm(folder) => Some(folder),
-            Self::Debian(_) | Self::Command(_) => None,
+            Self::Npm(_) | Self::Pip(_) | Self::Command(_) => None,
         }
     }
 }
@@ -177,8 +184,24 @@ fn npm_ci(folder: &str) -> Outcome {
         .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
         .current_dir(process::root().join(folder))
         .stdout(std::io::stderr());
-    let status = process::status(&mut command, Some(NPM_MAX))?;
+    let status = process::status(&mut command, Some(PACKAGES_MAX))?;
     process::succeeded("npm ci", status)
+}
+
+/// Makes the folder's environment for Python; wheels alone, so that nothing of them runs meanwhile.
+fn pip_install(folder: &str) -> Outcome {
+    say!("installing the Python packages of {folder}");
+    let folder = process::root().join(folder);
+    let run = |what: &str, program: &Path, args: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(args).current_dir(&folder).stdout(std::io::stderr());
+        let status = process::status(&mut command, Some(PACKAGES_MAX))?;
+        process::succeeded(what, status)
+    };
+    run("python3 -m venv", Path::new("python3"), &["-m", "venv", "venv"])?;
+    let install = ["install", "--quiet", "--disable-pip-version-check", "--no-input"];
+    let wheels = ["--only-binary", ":all:", "--requirement", "requirements.txt"];
+    run("pip install", &folder.join("venv/bin/pip"), &[&install[..], &wheels].concat())
 }
 
 #[cfg(test)]

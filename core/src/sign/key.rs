@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 /// How long a symmetric key may be, in bytes (before base64).
@@ -136,6 +136,35 @@ impl Key {
         }
     }
 
+    /// Signs `message` as it is: 32 bytes of HMAC-SHA256 or 64 of ed25519.
+    pub(super) fn sign_bytes(&self, message: &[u8]) -> Option<Vec<u8>> {
+        match &self.0 {
+            Scheme::Hmac(mac) => Some(code(mac, message, b"").to_vec()),
+            Scheme::Ed25519(key) => Some(key.sign(message).to_bytes().to_vec()),
+            Scheme::Ed25519Public(_) => None,
+        }
+    }
+
+    /// The algorithm's name in HTTP Message Signatures.
+    pub(super) fn algorithm(&self) -> &'static str {
+        match self.0 {
+            Scheme::Hmac(_) => "hmac-sha256",
+            Scheme::Ed25519(_) | Scheme::Ed25519Public(_) => "ed25519",
+        }
+    }
+
+    /// A name for the key that tells nothing of it: 16 lower-case hex digits, the first 8 bytes of the
+    /// HMAC-SHA256 of the text `keyid` under a secret, or of the SHA-256 of a public key. Both halves
+    /// of a pair have the same.
+    pub fn id(&self) -> String {
+        let hash: [u8; 32] = match &self.0 {
+            Scheme::Hmac(mac) => code(mac, b"keyid", b""),
+            Scheme::Ed25519(key) => Sha256::digest(key.verifying_key().as_bytes()).into(),
+            Scheme::Ed25519Public(key) => Sha256::digest(key.as_bytes()).into(),
+        };
+        hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Whether it can sign: a public key cannot.
     pub fn can_sign(&self) -> bool {
         !matches!(self.0, Scheme::Ed25519Public(_))
@@ -150,17 +179,22 @@ impl Key {
         prefix: &str,
         body: &[u8],
     ) -> bool {
+        let Scheme::Hmac(mac) = &self.0 else {
+            let message = [prefix.as_bytes(), body].concat();
+            return scheme == "v1a" && self.accepts_bytes(signature, &message);
+        };
+        scheme == "v1" && code(mac, prefix.as_bytes(), body).ct_eq(signature).into()
+    }
+
+    /// Whether `signature` is this key's for `message` as it is, in constant time, too.
+    pub(super) fn accepts_bytes(&self, signature: &[u8], message: &[u8]) -> bool {
         let public = match &self.0 {
-            Scheme::Hmac(mac) => {
-                return scheme == "v1"
-                    && code(mac, prefix.as_bytes(), body).ct_eq(signature).into();
-            }
+            Scheme::Hmac(mac) => return code(mac, message, b"").ct_eq(signature).into(),
             Scheme::Ed25519(key) => &key.verifying_key(),
             Scheme::Ed25519Public(key) => &**key,
         };
-        let Ok(signature) = Signature::from_slice(signature) else { return false };
-        let message = [prefix.as_bytes(), body].concat();
-        scheme == "v1a" && public.verify_strict(&message, &signature).is_ok()
+        Signature::from_slice(signature)
+            .is_ok_and(|signature| public.verify_strict(message, &signature).is_ok())
     }
 }
 

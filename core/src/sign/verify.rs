@@ -41,6 +41,12 @@ pub enum Refused {
     TooNew,
     /// No signature is that of any key: wrong key, or the message was changed on its way.
     Signature,
+    /// This header is not written by its rules.
+    Malformed(&'static str),
+    /// The signature does not cover this part of the message, which must not be changed.
+    Uncovered(&'static str),
+    /// The signed digest is not that of the body.
+    Digest,
 }
 
 impl fmt::Display for Refused {
@@ -51,6 +57,9 @@ impl fmt::Display for Refused {
             Self::TooOld => f.write_str("the message is too old"),
             Self::TooNew => f.write_str("the message's time is in the future"),
             Self::Signature => f.write_str("no signature fits the message and a known key"),
+            Self::Malformed(name) => write!(f, "the header {name} is malformed"),
+            Self::Uncovered(name) => write!(f, "the signature does not cover {name}"),
+            Self::Digest => f.write_str("the digest is not that of the body"),
         }
     }
 }
@@ -72,11 +81,7 @@ pub fn verify(
     now: Timestamp,
     tolerance: Duration,
 ) -> Result<(), Refused> {
-    let id = given(headers.id, HEADER_ID)?;
-    let timestamp = given(headers.timestamp, HEADER_TIMESTAMP)?;
-    let signatures = given(headers.signature, HEADER_SIGNATURE)?;
-
-    let prefix = prefix(id, near(timestamp, now, tolerance)?);
+    let (prefix, signatures) = judged(headers, now, tolerance)?;
     for signature in signatures.split(' ').take(SIGNATURES_MAX) {
         let Some((scheme, base64)) = signature.split_once(',') else { continue };
         let Ok(signature) = BASE64_STANDARD.decode(base64) else { continue };
@@ -85,6 +90,19 @@ pub fn verify(
         }
     }
     Err(Refused::Signature)
+}
+
+/// What is signed before the body, and the signatures, where the headers alone give no reason to
+/// refuse the message.
+pub(super) fn judged(
+    headers: SignedHeaders<'_>,
+    now: Timestamp,
+    tolerance: Duration,
+) -> Result<(String, &str), Refused> {
+    let id = given(headers.id, HEADER_ID)?;
+    let timestamp = given(headers.timestamp, HEADER_TIMESTAMP)?;
+    let signatures = given(headers.signature, HEADER_SIGNATURE)?;
+    Ok((prefix(id, near(timestamp, now, tolerance)?), signatures))
 }
 
 /// The time in Unix seconds that `timestamp` says, where it is within `tolerance` of `now`.

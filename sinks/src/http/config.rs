@@ -59,10 +59,11 @@ pub struct HttpSettings {
     /// each request carries a signature of every one, so that they can be rotated.
     #[serde(default)]
     pub secrets: Vec<Secret>,
-    /// How requests are signed with the secrets, one or more of `"standard"`, `"github"` and
-    /// `"stripe"`; see SIGNATURES.md. For the latter two a secret is any text of 16 to 256 bytes.
+    /// How requests are signed with the secrets, one or more of `"standard"`, `"rfc9421"`,
+    /// `"github"` and `"stripe"`; see SIGNATURES.md. For the latter two a secret is any text of 16
+    /// to 256 bytes.
     #[serde(default = "signature_default")]
-    #[schemars(length(min = 1, max = 3))]
+    #[schemars(length(min = 1, max = 4))]
     pub signature: Vec<Signature>,
     /// How an event is written into the request.
     #[serde(default)]
@@ -257,13 +258,11 @@ impl HttpSettings {
         self.check_bounds(&mut problems);
         match target {
             Some(target) if problems.is_empty() => Ok(Checked {
-                template: self.template(
-                    first_headers(&target, handshake.as_ref()),
-                    signers,
-                    headers,
-                    attributes,
-                    transform,
-                ),
+                template: self
+                    .template(&target, handshake.as_ref(), signers, headers)
+                    .transform(transform)
+                    .attributes(attributes)
+                    .compress(self.compress),
                 target,
                 auth,
                 batch: self.batch.clone(),
@@ -281,16 +280,13 @@ impl HttpSettings {
 
     fn template(
         &self,
-        head: HeaderMap,
+        target: &Target,
+        handshake: Option<&Handshake>,
         signers: Signers,
         headers: HeaderMap,
-        attributes: Vec<(HeaderName, String)>,
-        transform: Option<Transform>,
     ) -> Template {
-        let template = Template::new(head, self.format, &self.source, signers, headers)
-            .transform(transform)
-            .attributes(attributes)
-            .compress(self.compress);
+        let (head, uri) = (first_headers(target, handshake), &target.uri);
+        let template = Template::new(head, uri, self.format, &self.source, signers, headers);
         match &self.batch {
             Some(batch) => template.content_type(batch.content_type(self.format)),
             None => template,
@@ -421,7 +417,7 @@ impl HttpSettings {
             _ if name.starts_with("webhook-") => {
                 Some(("set by Postrider", "take it out; to sign requests give secrets"))
             }
-            _ if self.signature.iter().any(|way| way.header() == *name) => {
+            _ if self.signature.iter().any(|way| way.headers().contains(&name)) => {
                 Some(("set by the signature", "take it out, or choose another signature"))
             }
             "content-type" if self.format == Format::CloudEvents => Some((
@@ -446,7 +442,7 @@ impl HttpSettings {
             return signers;
         }
         let uses = |way| self.signature.contains(&way);
-        if self.secrets.is_empty() && (uses(Signature::Github) || uses(Signature::Stripe)) {
+        if self.secrets.is_empty() && self.signature.iter().any(|way| *way != Signature::Standard) {
             let problem = Problem::new("signature", "there is no secret to sign with");
             problems.push(problem.remedy("give secrets, or take it out"));
         }
@@ -455,9 +451,16 @@ impl HttpSettings {
                 let problem = Problem::new(format!("secrets.{index}"), message);
                 problems.push(problem.remedy(remedy));
             };
-            if uses(Signature::Standard) {
+            if self.signature.iter().any(|way| way.takes_keys()) {
                 match secret.expose().parse::<Key>() {
-                    Ok(key) if key.can_sign() => signers.standard.push(key),
+                    Ok(key) if key.can_sign() => {
+                        if uses(Signature::Rfc9421) {
+                            signers.rfc9421.push(key.clone());
+                        }
+                        if uses(Signature::Standard) {
+                            signers.standard.push(key);
+                        }
+                    }
                     Ok(_) => refuse(
                         "a public key (\"whpk_\") cannot sign".to_owned(),
                         "give the \"whsk_\" key that it belongs to",
@@ -465,7 +468,7 @@ impl HttpSettings {
                     Err(error) => refuse(error.to_string(), ""),
                 }
             }
-            if uses(Signature::Github) || uses(Signature::Stripe) {
+            if self.signature.iter().any(|way| !way.takes_keys()) {
                 match secret.expose().parse::<TextKey>() {
                     Ok(key) => {
                         if uses(Signature::Github) {

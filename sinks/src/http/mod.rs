@@ -198,7 +198,7 @@ impl HttpSink {
                 .collect();
             let mut stamp = Stamp::new();
             let body = settings.join(&bodies[part.clone()]);
-            let body = self.template.finish(batch::id(&ids), first.now, body, &mut stamp);
+            let body = self.template.finish(batch::id(&ids), first.now, &body, &mut stamp);
             // All parts share the time of the call.
             let sent = async {
                 self.consent(first.now, deadline).await?;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use postrider::Timestamp;
@@ -16,7 +16,7 @@ use postrider::transform::{Impossible, Transform};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::signers::Signers;
+use super::signers::{Signature, Signed, Signers};
 
 const ID: HeaderName = HeaderName::from_static(HEADER_ID);
 const TIMESTAMP: HeaderName = HeaderName::from_static(HEADER_TIMESTAMP);
@@ -145,11 +145,16 @@ impl Compress {
     }
 }
 
+/// The coding's name.
+const GZIP: &str = "gzip";
+
 /// Everything about an endpoint's requests that no event changes.
 pub(super) struct Template {
     format: Format,
     source: String,
     signers: Signers,
+    /// Path and query, as they are sent.
+    target: String,
     /// In the order they are sent; `webhook-` values are put in for each attempt.
     headers: HeaderMap,
     transform: Option<Transform>,
@@ -159,10 +164,11 @@ pub(super) struct Template {
 }
 
 impl Template {
-    /// Starts from what the URL says (`headers`); `own` are the endpoint's, of which those that the
-    /// sink sets itself have been refused.
+    /// Starts from what the URL says (`headers` and `target`); `own` are the endpoint's, of which
+    /// those that the sink sets itself have been refused.
     pub(super) fn new(
         mut headers: HeaderMap,
+        target: &http::Uri,
         format: Format,
         source: &str,
         signers: Signers,
@@ -173,14 +179,15 @@ impl Template {
         headers.insert(USER_AGENT, HeaderValue::from_static(agent));
         headers.insert(ID, HeaderValue::from_static(""));
         headers.insert(TIMESTAMP, HeaderValue::from_static(""));
-        for way in signers.used() {
-            headers.insert(way.header(), HeaderValue::from_static(""));
+        for name in signers.used().flat_map(Signature::headers) {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(""));
         }
         headers.extend(own);
         Self {
             format,
             source: source.to_owned(),
             signers,
+            target: target.to_string(),
             headers,
             transform: None,
             attributes: Vec::new(),
@@ -240,30 +247,40 @@ impl Template {
                 stamp.push((header.clone(), value(text.clone())));
             }
         }
-        let body = self.finish(id, attempt.now, body, &mut stamp);
+        let body = self.finish(id, attempt.now, &body, &mut stamp);
         Ok((stamp, body))
     }
 
-    /// Signs a request, says its id and time, and brings its body into the coding. The signature is
-    /// of the body before that, which is what receivers read.
+    /// Brings a request's body into the coding, signs it, and says its id and time. Signatures are of
+    /// the body before the coding, which is what receivers read; but for RFC 9421's, whose digest is
+    /// by its rules (RFC 9530 §2) of the bytes that are sent.
     pub(super) fn finish(
         &self,
         id: String,
         now: Timestamp,
-        body: Bytes,
+        body: &Bytes,
         stamp: &mut Stamp,
     ) -> Bytes {
         let seconds = now.as_seconds();
-        stamp.extend(self.signers.sign(&id, seconds, &body));
+        let coded = self.compress.filter(|_| body.len() >= COMPRESS_FROM_BYTES);
+        let content = coded.map_or_else(|| body.clone(), |compress| compress.apply(body));
+        let text = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
+        stamp.extend(self.signers.sign(Signed {
+            authority: text(HOST).unwrap_or_default(),
+            target: &self.target,
+            content_type: text(CONTENT_TYPE).unwrap_or_default(),
+            content_encoding: coded.map(|_| GZIP),
+            id: &id,
+            seconds,
+            body,
+            content: &content,
+        }));
         stamp.push((TIMESTAMP, HeaderValue::from(seconds)));
         stamp.push((ID, value(id)));
-        match self.compress {
-            Some(compress) if body.len() >= COMPRESS_FROM_BYTES => {
-                stamp.push((CONTENT_ENCODING, HeaderValue::from_static("gzip")));
-                compress.apply(&body)
-            }
-            _ => body,
+        if coded.is_some() {
+            stamp.push((CONTENT_ENCODING, HeaderValue::from_static(GZIP)));
         }
+        content
     }
 
     /// All headers of a request with this stamp; a second try of one attempt carries the same.
