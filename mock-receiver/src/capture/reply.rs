@@ -133,14 +133,16 @@ impl Out<'_> {
         head.extend_from_slice(b"\r\n");
         let mut told = false; // Whether the length stands among the lines already.
         for (name, value) in relayed.map_or(&[][..], |relayed| &relayed.lines) {
-            let value = match length {
-                _ if !name.eq_ignore_ascii_case("content-length") => value.as_slice(),
-                // It is of what another method, or an older copy, would have got.
-                Length::Bytes(_) if request.method == "HEAD" || status.as_u16() == 304 => value,
-                Length::Bytes(bytes) => &bytes.to_string().into_bytes(),
+            let claims = name.eq_ignore_ascii_case("content-length");
+            // It is of what another method, or an older copy, would have got.
+            let as_told = request.method == "HEAD" || status.as_u16() == 304;
+            let ours = match length {
+                _ if !claims || as_told => None,
+                Length::Bytes(bytes) => Some(bytes.to_string()),
                 Length::Chunked => continue,
             };
-            told |= name.eq_ignore_ascii_case("content-length");
+            let value = ours.as_ref().map_or(value.as_slice(), String::as_bytes);
+            told |= claims;
             for part in [name.as_bytes(), b": ", value, b"\r\n"] {
                 head.extend_from_slice(part);
             }
