@@ -17,6 +17,7 @@ use tokio::{
 
 use crate::{
     Answers, Error, ErrorKind, Receiver, admin, capture,
+    forward::Forwards,
     net::{self, Gate},
     receiver::{Limits, Shared},
     script::{
@@ -48,6 +49,7 @@ pub struct Builder {
     store: Option<PathBuf>,
     scenario_files: Vec<PathBuf>,
     secrets: Vec<String>,
+    forwards: Vec<(String, String)>,
 }
 
 impl Default for Builder {
@@ -60,6 +62,7 @@ impl Default for Builder {
             inflight_bytes_max: 256 << 20,
             body_timeout: Duration::from_mins(1),
             idle_timeout: Duration::from_mins(1),
+            forward_timeout: Duration::from_secs(30),
         };
         Self {
             capture: any,
@@ -73,6 +76,7 @@ impl Default for Builder {
             store: None,
             scenario_files: Vec::new(),
             secrets: Vec::new(),
+            forwards: Vec::new(),
         }
     }
 }
@@ -156,6 +160,21 @@ impl Builder {
         self
     }
 
+    /// From the start the bin passes its requests on to this URL, as
+    /// [`On::forward`](crate::On::forward); one that is no target is told by
+    /// [`start`](Self::start).
+    pub fn forward(mut self, bin: impl Into<String>, url: impl Into<String>) -> Self {
+        self.forwards.push((bin.into(), url.into()));
+        self
+    }
+
+    /// How long forwarding a request may take, from the connection to the end of the answer; then
+    /// the sender gets 504. Default 30 s.
+    pub fn forward_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.forward_timeout = timeout;
+        self
+    }
+
     /// How many threads serve. Default 1, which is right beside a test.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads.max(1);
@@ -205,7 +224,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`Bind`](ErrorKind::Bind) where an address cannot be had, [`Invalid`](ErrorKind::Invalid)
-    /// for a token that no header can hold, a secret that has not 1 to 4096 bytes and a scenario
+    /// for a token that no header can hold, a URL that is no target to forward to, a secret that has not 1 to 4096 bytes and a scenario
     /// file that breaks a rule.
     ///
     /// # Cancel safety
@@ -305,6 +324,7 @@ async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
         store,
         scripts: Scripts::default(),
         keyring: Keyring::new(secrets),
+        forwards: Forwards::default(),
         limits: builder.limits,
         inflight: AtomicUsize::new(0),
         token,
@@ -322,6 +342,9 @@ async fn serve(builder: Builder, token: String) -> Result<Arc<Shared>, Error> {
         }
         shared.scripts.fault(&bin, fault).map_err(full)?;
         shared.scripts.note(&bin, notes).map_err(full)?;
+    }
+    for (bin, url) in &builder.forwards {
+        shared.forwards.set(bin, url, capture_addr)?;
     }
     for (bin, scenario) in builder.scripts {
         shared.scripts.set(&bin, scenario).map_err(full)?;

@@ -16,6 +16,7 @@ use tokio::{
 
 use crate::{
     Answers, Builder, Capture, Error, Matcher, Response, Wait,
+    forward::Forwards,
     net::Gate,
     script::{Fault, Scenario, Scripts, steps},
     store::{Store, TooManyBins, Totals},
@@ -39,6 +40,7 @@ pub(crate) struct Limits {
     pub(crate) inflight_bytes_max: usize,
     pub(crate) body_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    pub(crate) forward_timeout: Duration,
 }
 
 /// What the tasks of a receiver share with its handle.
@@ -46,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) scripts: Scripts,
     pub(crate) keyring: Keyring,
+    pub(crate) forwards: Forwards,
     pub(crate) limits: Limits,
     /// Bytes of bodies that are on their way in.
     pub(crate) inflight: AtomicUsize,
@@ -354,6 +357,22 @@ impl On<'_> {
         let secrets: Result<Vec<_>, _> = secrets.into_iter().map(Secret::new).collect();
         let set = secrets.and_then(|secrets| self.receiver.shared.keyring.set(&self.bin, secrets));
         if let Err(error) = set {
+            panic!("{error}");
+        }
+        self
+    }
+
+    /// From now on the bin passes its requests on to this URL, `http://HOST:PORT/PATH`, and what
+    /// the target answers back; what is below the bin follows the URL's path. Rules of a scenario
+    /// go before. Header lines go in order and case, `host` too, but for those of a connection
+    /// (RFC 9110 §7.6.1). Both sides are on the capture: [`Record::forwarded`](crate::Record).
+    ///
+    /// # Panics
+    /// For a URL that is none of these, or the receiver's own, and beyond 10,000 bins.
+    #[track_caller]
+    pub fn forward(self, url: impl AsRef<str>) -> Self {
+        let shared = &self.receiver.shared;
+        if let Err(error) = shared.forwards.set(&self.bin, url.as_ref(), shared.capture) {
             panic!("{error}");
         }
         self

@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Serialize, Serializer};
 
 use crate::{
-    Capture, Closer, Timeline,
+    Capture, Closer, Forwarded, Timeline,
     capture::{Headers, Record},
 };
 
@@ -36,6 +36,17 @@ pub(crate) struct Summary<'a> {
     truncated: bool,
     duration_ms: f64,
     timeline: Moments,
+    /// Where it was forwarded to and what came of it, or `null`.
+    forwarded: Option<Forward<'a>>,
+}
+
+#[derive(Serialize)]
+struct Forward<'a> {
+    to: &'a str,
+    status: Option<u16>,
+    /// Why the target's answer was not passed back, or `null`.
+    error: Option<&'a str>,
+    duration_ms: f64,
 }
 
 /// A timeline in milliseconds since the connection was accepted.
@@ -89,6 +100,12 @@ impl<'a> Summary<'a> {
             truncated: record.body_bytes > record.body.len() as u64,
             duration_ms: record.duration.as_micros() as f64 / 1000.0,
             timeline: Moments::of(&record.timeline),
+            forwarded: record.forwarded.as_ref().map(|forwarded| Forward {
+                to: &forwarded.to,
+                status: forwarded.status,
+                error: forwarded.error.as_deref(),
+                duration_ms: forwarded.duration.as_micros() as f64 / 1000.0,
+            }),
         }
     }
 }
@@ -105,17 +122,44 @@ struct Detail<'a> {
     body: Option<&'a str>,
     /// The body where it is not.
     body_base64: Option<String>,
+    /// What the target answered, where it was forwarded and answered.
+    target_answer: Option<TargetAnswer<'a>>,
+}
+
+#[derive(Serialize)]
+struct TargetAnswer<'a> {
+    headers: Vec<(String, String)>,
+    trailers: Vec<(String, String)>,
+    /// Status line and header lines, exactly as sent.
+    head_base64: String,
+    body: Option<&'a str>,
+    body_base64: Option<String>,
+}
+
+impl<'a> TargetAnswer<'a> {
+    fn of(forwarded: &'a Forwarded) -> Self {
+        let body = std::str::from_utf8(&forwarded.body).ok();
+        Self {
+            headers: forwarded.headers.to_pairs(),
+            trailers: forwarded.trailers.to_pairs(),
+            head_base64: STANDARD.encode(forwarded.headers.head()),
+            body,
+            body_base64: body.is_none().then(|| STANDARD.encode(&forwarded.body)),
+        }
+    }
 }
 
 impl<'a> Detail<'a> {
     fn of(record: &'a Record) -> Self {
         let body = record.text();
+        let answered = record.forwarded.as_ref().filter(|one| one.status.is_some());
         Self {
             summary: Summary::of(record),
             trailers: Headers::to_pairs(&record.trailers),
             head_base64: STANDARD.encode(record.head()),
             body,
             body_base64: body.is_none().then(|| STANDARD.encode(&record.body)),
+            target_answer: answered.map(|forwarded| TargetAnswer::of(forwarded)),
         }
     }
 }

@@ -100,7 +100,9 @@ pub(super) fn show(shared: &Shared, bin: &str) -> Result<Reply, Problem> {
     let script = shared.scripts.find(bin).map(|script| script.shown());
     let totals = shared.store.totals(Some(bin));
     let secrets = shared.keyring.of(bin).len();
-    if script.is_none() && totals.is_none() && !shared.keyring.has(bin) {
+    let forward = shared.forwards.find(bin).map(|target| target.to_string());
+    let set_up = script.is_some() || shared.keyring.has(bin) || forward.is_some();
+    if totals.is_none() && !set_up {
         return Err(Problem::not_found(format!(
             "bin {bin:?} has captured nothing and has no answer of its own"
         )));
@@ -117,6 +119,7 @@ pub(super) fn show(shared: &Shared, bin: &str) -> Result<Reply, Problem> {
         "fault": null,
         "notes": null,
         "secrets": secrets,
+        "forward": forward,
     });
     if let Some(shown) = script {
         document["answers"] = json!(shown.answers);

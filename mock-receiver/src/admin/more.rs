@@ -171,6 +171,13 @@ pub(super) struct Taken {
 /// Takes its part of the document out and checks it.
 pub(super) fn take(body: &[u8]) -> Result<Taken, Problem> {
     let mut document: serde_json::Map<String, serde_json::Value> = super::api::parse(body)?;
+    if document.contains_key("forward") {
+        return Err(Problem::new(
+            hyper::StatusCode::FORBIDDEN,
+            "forward: targets are named on the command line (--forward BIN=URL) or by the library, \
+             never over the API",
+        ));
+    }
     let ours: serde_json::Map<_, _> = SETTINGS
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), document.remove(*name)?)))

@@ -88,7 +88,7 @@ async fn request(connection: &Connection, wire: &mut Wire) -> io::Result<End> {
     }
     let body = collect(connection, wire, &parsed, None).await?;
     let whole = body.problem.is_none();
-    let Some(answer) = connection.take(record, body) else {
+    let Some(answer) = connection.take(record, body).await else {
         return Ok(End::Sender);
     };
     if !whole {
@@ -233,14 +233,14 @@ async fn collect(
     Ok(body.kept.done(ended))
 }
 
-type Problematic<T> = Result<T, (Problem, String)>;
+pub(super) type Problematic<T> = Result<T, (Problem, String)>;
 
 /// A body being read.
-struct Body<'a> {
-    kept: Kept<'a>,
-    wire: &'a mut Wire,
-    limit: Duration,
-    cut: Option<u64>,
+pub(super) struct Body<'a> {
+    pub(super) kept: Kept<'a>,
+    pub(super) wire: &'a mut Wire,
+    pub(super) limit: Duration,
+    pub(super) cut: Option<u64>,
 }
 
 impl Body<'_> {
@@ -255,7 +255,7 @@ impl Body<'_> {
     }
 
     /// Takes so many bytes of content.
-    async fn length(&mut self, mut left: u64) -> Problematic<()> {
+    pub(super) async fn length(&mut self, mut left: u64) -> Problematic<()> {
         self.check_cut()?;
         while left > 0 {
             if self.wire.buf.is_empty() {
@@ -284,8 +284,25 @@ impl Body<'_> {
         }
     }
 
+    /// Takes what comes until the other side ends, as answers may (RFC 9112 §6.3).
+    pub(super) async fn rest(&mut self) -> Problematic<()> {
+        loop {
+            self.kept.add(&self.wire.buf)?;
+            self.wire.buf.clear();
+            match timeout(self.limit, self.wire.fill()).await {
+                Err(_) => return Err(stalled(self.limit)),
+                Ok(Ok(0)) => return Ok(()),
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => {
+                    let why = "the connection broke before the body was complete";
+                    return Err((Problem::Incomplete, why.to_owned()));
+                }
+            }
+        }
+    }
+
     /// Takes chunks to their end (RFC 9112 §7.1) and returns the trailers.
-    async fn chunks(&mut self) -> Problematic<Headers> {
+    pub(super) async fn chunks(&mut self) -> Problematic<Headers> {
         let malformed = |why: String| (Problem::Malformed, why);
         loop {
             let line = self.line().await?;

@@ -190,7 +190,7 @@ async fn stream(
         return;
     }
     let body = collect(connection, &parts, body, None).await;
-    if let Some(answer) = connection.take(record, body) {
+    if let Some(answer) = connection.take(record, body).await {
         if !answer.delay.is_zero() {
             select! {
                 biased;
@@ -230,6 +230,15 @@ fn lines_of(trailers: &HeaderMap) -> Headers {
     }
     lines.extend_from_slice(b"\r\n");
     Headers::of_lines(lines.into())
+}
+
+/// Trailer lines as HTTP/2 has them; a line that it cannot have is left out.
+fn map_of(trailers: &Headers) -> HeaderMap {
+    let pairs = trailers.iter().filter_map(|(name, value)| {
+        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+        Some((name, HeaderValue::from_bytes(value).ok()?))
+    });
+    pairs.collect()
 }
 
 /// Reads the body; `cut` is after how many bytes a fault ends it.
@@ -318,7 +327,7 @@ impl Exchange<'_> {
     }
 
     async fn send(&mut self, answer: Answer) -> Result<(), h2::Error> {
-        let Answer { status, headers, mut body, fault, .. } = answer;
+        let Answer { status, headers, mut body, fault, relayed, .. } = answer;
         let bomb = match fault {
             Some(Fault::Bomb { bytes }) => Bomb::new(bytes).ok(),
             _ => None,
@@ -338,7 +347,8 @@ impl Exchange<'_> {
         if bomb.is_some() {
             map.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
-        if status.as_u16() != 204 {
+        // What a target says of its length where it sends nothing (HEAD, 304) is not told on.
+        if status.as_u16() != 204 && !(relayed.is_some() && body.is_empty()) {
             map.insert(CONTENT_LENGTH, HeaderValue::from(length as u64));
         }
         let date = httpdate::fmt_http_date(std::time::SystemTime::now());
@@ -381,7 +391,10 @@ impl Exchange<'_> {
                 _ => push(&mut send, body).await?,
             }
         }
-        send.send_data(Bytes::new(), true)
+        match relayed.map(|relayed| map_of(&relayed.trailers)).filter(|map| !map.is_empty()) {
+            Some(trailers) => send.send_trailers(trailers),
+            None => send.send_data(Bytes::new(), true),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod h2;
 mod headers;
 mod io;
 mod parse;
+mod relay;
 mod reply;
 mod serve;
 mod timeline;
@@ -16,8 +17,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, de::DeserializeOwned};
 
 pub use headers::Headers;
+pub(crate) use relay::Relayed;
 pub(crate) use serve::{BIN_BYTES_MAX, serve};
 pub use timeline::{Closer, Timeline};
+
+use crate::Forwarded;
 
 /// One request as it was received, byte for byte.
 ///
@@ -95,6 +99,8 @@ pub struct Record {
     pub duration: Duration,
     /// When what happened.
     pub timeline: Timeline,
+    /// What came of forwarding it, where its bin forwards.
+    pub forwarded: Option<Box<Forwarded>>,
 }
 
 /// Why a [`Capture`] is not a whole request.
@@ -214,6 +220,7 @@ impl Record {
             status: Some(200),
             duration: Duration::ZERO,
             timeline: Timeline::new(None, Duration::ZERO),
+            forwarded: None,
         }
     }
 
@@ -229,6 +236,7 @@ impl Record {
             + self.path.len()
             + self.query.as_ref().map_or(0, String::len)
             + self.reason.as_ref().map_or(0, String::len)
+            + self.forwarded.as_ref().map_or(0, |forwarded| forwarded.cost())
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use flate2::{Compression, Crc, FlushCompress, Status};
 use tokio::time::sleep;
 
-use super::{io::Wire, parse::Head, timeline::Late};
+use super::{io::Wire, parse::Head, relay::end_of_chunks, timeline::Late};
 use crate::script::{Answer, Fault};
 
 /// How much of a huge head or body is sent at once.
@@ -84,8 +84,20 @@ enum Length {
 
 impl Out<'_> {
     async fn plain(&mut self, answer: &Answer, request: &Head<'_>) -> io::Result<()> {
-        let mut head = self.head(answer, request, &Length::Bytes(answer.body.len() as i128), &[]);
+        let length = Length::Bytes(answer.body.len() as i128);
         let body = body_of(answer, request);
+        if let Some(relayed) = answer.relayed.as_ref().filter(|one| !one.trailers.is_empty())
+            && request.version == "HTTP/1.1"
+            && !body.is_empty()
+        {
+            // Trailers need chunks: all of the body is one.
+            let mut head = self.head(answer, request, &Length::Chunked, &[]);
+            let _ = write!(head, "{:x}\r\n", body.len()); // Writing to memory cannot fail.
+            self.wire.send(&head).await?;
+            self.pieces(body).await?;
+            return self.wire.send(&end_of_chunks(true, &relayed.trailers)).await;
+        }
+        let mut head = self.head(answer, request, &length, &[]);
         if head.len() + body.len() <= JOINED_BYTES_MAX {
             head.extend_from_slice(body);
             return self.wire.send(&head).await;
@@ -112,11 +124,31 @@ impl Out<'_> {
     ) -> Vec<u8> {
         let version = if request.version == "HTTP/1.0" { "HTTP/1.0" } else { "HTTP/1.1" };
         let status = answer.status;
+        let relayed = answer.relayed.as_deref();
         let reason = status.canonical_reason().unwrap_or_default();
         let mut head = Vec::with_capacity(256 + answer.body.len().min(JOINED_BYTES_MAX));
         // Writing to memory cannot fail.
-        let _ = write!(head, "{version} {} {reason}\r\n", status.as_str());
-        for (name, value) in &answer.headers {
+        let _ = write!(head, "{version} {} ", status.as_str());
+        head.extend_from_slice(relayed.map_or(reason.as_bytes(), |relayed| &relayed.reason));
+        head.extend_from_slice(b"\r\n");
+        let mut told = false; // Whether the length stands among the lines already.
+        for (name, value) in relayed.map_or(&[][..], |relayed| &relayed.lines) {
+            let claims = name.eq_ignore_ascii_case("content-length");
+            // It is of what another method, or an older copy, would have got.
+            let as_told = request.method == "HEAD" || status.as_u16() == 304;
+            let ours = match length {
+                _ if !claims || as_told => None,
+                Length::Bytes(bytes) => Some(bytes.to_string()),
+                Length::Chunked => continue,
+            };
+            let value = ours.as_ref().map_or(value.as_slice(), String::as_bytes);
+            told |= claims;
+            for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+                head.extend_from_slice(part);
+            }
+        }
+        let own = if relayed.is_some() { &[][..] } else { &answer.headers };
+        for (name, value) in own {
             head.extend_from_slice(name.as_str().as_bytes());
             head.extend_from_slice(b": ");
             head.extend_from_slice(value.as_bytes());
@@ -128,7 +160,9 @@ impl Out<'_> {
         match length {
             Length::Chunked => head.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             // RFC 9110 §8.6
-            Length::Bytes(_) if status.as_u16() == 204 => {}
+            Length::Bytes(_) if status.as_u16() == 204 || told => {}
+            Length::Bytes(_) if relayed.is_some() && request.method == "HEAD" => {}
+            Length::Bytes(_) if relayed.is_some() && status.as_u16() == 304 => {}
             Length::Bytes(bytes) => {
                 let _ = write!(head, "content-length: {bytes}\r\n");
             }
@@ -136,7 +170,7 @@ impl Out<'_> {
         if !self.keep {
             head.extend_from_slice(b"connection: close\r\n");
         }
-        if !answer.headers.iter().any(|(name, _)| name == "date") {
+        if relayed.is_none() && !answer.headers.iter().any(|(name, _)| name == "date") {
             let _ = write!(head, "date: {}\r\n", httpdate::HttpDate::from(SystemTime::now()));
         }
         head.extend_from_slice(b"\r\n");

@@ -20,11 +20,13 @@ use tokio::net::TcpStream;
 use super::{
     Headers, Problem, Record, Timeline, h1, h2,
     io::{Socket, Wire},
+    relay::relay,
     timeline::{Closer, Late},
 };
 use crate::{
+    forward::Target,
     receiver::Shared,
-    script::{Answer, keep_default},
+    script::{Answer, Fault, Scripted, keep_default},
     store::TooManyBins,
     tls,
 };
@@ -131,6 +133,7 @@ impl Connection {
             status: None,
             duration: Duration::ZERO,
             timeline,
+            forwarded: None,
         })
     }
 
@@ -166,15 +169,26 @@ impl Connection {
 
     /// Takes a request whose body has come, or has not, and decides the answer; `None` where the
     /// sender is gone.
-    pub(super) fn take(&self, mut record: Record, body: Collected) -> Option<Answer> {
+    ///
+    /// Where the bin forwards, and no rule of its scenario answers, that waits for the target.
+    pub(super) async fn take(&self, mut record: Record, body: Collected) -> Option<Answer> {
         record.timeline.body = self.accepted.elapsed();
         record.duration = record.timeline.body.saturating_sub(record.timeline.head);
         record.trailers = body.trailers;
         (record.body, record.body_bytes) = (body.kept, body.read);
         let Some((problem, reason)) = body.problem else {
-            return Some(match self.shared.scripts.find(&record.bin) {
-                Some(script) => script.answer(record, &self.shared.store),
-                None => keep_default(record, &self.shared.store),
+            let target = self.shared.forwards.find(&record.bin);
+            let scripted = match self.shared.scripts.find(&record.bin) {
+                Some(script) => script.answer(record, &self.shared.store, target.is_some()),
+                None if target.is_some() => Scripted::Passed(Box::new(record), None),
+                None => Scripted::Answer(keep_default(record, &self.shared.store)),
+            };
+            return Some(match (scripted, target) {
+                (Scripted::Answer(answer), _) => answer,
+                (Scripted::Passed(record, fault), Some(target)) => {
+                    self.forward(*record, fault, &target).await
+                }
+                (Scripted::Passed(record, _), None) => keep_default(*record, &self.shared.store),
             });
         };
         let status = match problem {
@@ -187,6 +201,17 @@ impl Connection {
         (record.problem, record.status) = (Some(problem), Some(status).filter(|&code| code > 0));
         let answer = (status > 0).then(|| explain(status, &reason));
         record.reason = Some(reason);
+        self.shared.store.push(record);
+        answer
+    }
+
+    /// Passes a request on and keeps it together with the target's answer. What goes wrong with
+    /// the bin's answers goes wrong with the target's.
+    async fn forward(&self, mut record: Record, fault: Option<Fault>, target: &Target) -> Answer {
+        let (mut answer, forwarded) = relay(&self.shared, target, &record).await;
+        answer.fault = fault;
+        record.forwarded = Some(Box::new(forwarded));
+        record.status = answer.status_sent();
         self.shared.store.push(record);
         answer
     }
@@ -333,5 +358,5 @@ pub(super) fn explain(status: u16, detail: &str) -> Answer {
     let json = HeaderValue::from_static("application/problem+json");
     let headers = vec![(CONTENT_TYPE, json)];
     let delay = Duration::ZERO;
-    Answer { status, headers, body, delay, fault: None }
+    Answer { status, headers, body, delay, fault: None, relayed: None }
 }

@@ -36,6 +36,9 @@ struct ServeArguments {
     /// What bins answer: a TOML, YAML or JSON file
     #[arg(long, value_name = "FILE")]
     scenario: Vec<std::path::PathBuf>,
+    /// Pass requests of a bin on to this URL, and its answers back; may be given several times
+    #[arg(long, value_name = "BIN=URL", value_parser = forward)]
+    forward: Vec<(String, String)>,
     /// Speak TLS on the capture address, with a certificate for its loopback names
     #[arg(long)]
     tls: bool,
@@ -268,6 +271,12 @@ fn fail(message: &str) -> ExitCode {
 fn address(text: &str) -> Result<SocketAddr, String> {
     let bare = text.strip_prefix("http://").map_or(text, |rest| rest.trim_end_matches('/'));
     bare.parse().map_err(|_| "expected IP:PORT, for example 127.0.0.1:4010".to_owned())
+}
+
+fn forward(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(bin, url)| !bin.is_empty() && !url.is_empty());
+    let (bin, url) = pair.ok_or("expected BIN=URL, for example app=http://127.0.0.1:3000")?;
+    Ok((bin.to_owned(), url.to_owned()))
 }
 
 fn tls_fault(text: &str) -> Result<mock_receiver::TlsFault, String> {

@@ -30,6 +30,9 @@ pub(super) async fn serve(arguments: ServeArguments) -> Result<(), String> {
     for file in arguments.scenario {
         builder = builder.scenario_file(file);
     }
+    for (bin, url) in arguments.forward {
+        builder = builder.forward(bin, url);
+    }
     for fault in arguments.bad_tls {
         builder = builder.bad_tls(fault);
     }

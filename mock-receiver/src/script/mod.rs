@@ -100,6 +100,14 @@ pub(crate) struct Shown {
     pub(crate) notes: Option<String>,
 }
 
+/// What a scenario does about a request.
+pub(crate) enum Scripted {
+    /// The request is kept, and this is its answer.
+    Answer(Answer),
+    /// No rule answers: somebody else may, with what goes wrong with every answer of the bin.
+    Passed(Box<Record>, Option<Fault>),
+}
+
 /// The scenario of one bin at work.
 #[derive(Default)]
 pub(crate) struct Script {
@@ -173,18 +181,23 @@ impl Script {
 
     /// Decides the answer and keeps the capture, so that captures and answers of a bin are in
     /// the same order.
-    pub(crate) fn answer(&self, mut record: Record, store: &Store) -> Answer {
+    ///
+    /// With `passes`, a request that no rule answers is given back, and is not kept yet.
+    pub(crate) fn answer(&self, mut record: Record, store: &Store, passes: bool) -> Scripted {
         let mut guard = self.lock();
         let state = &mut *guard;
         let fault = state.fault.clone();
         let active = state.rules.iter_mut().find(|rule| rule.applies(&record));
+        if passes && active.is_none() {
+            return Scripted::Passed(Box::new(record), fault);
+        }
         let params = active.as_ref().map_or_else(Vec::new, |one| one.rule.matcher.params(&record));
         let choice = active.map_or(Choice::Step(None), |active| active.take(&mut state.random));
         let decided = |mut response: Response, record: &Record, random: &mut fastrand::Rng| {
             response.fault = fault.or(response.fault);
             response.decide(record, &params, random)
         };
-        match choice {
+        Scripted::Answer(match choice {
             Choice::Step(None) => {
                 let answer = decided(Response::received(), &record, &mut state.random);
                 keep(record, answer, store)
@@ -211,7 +224,7 @@ impl Script {
                 let answer = decided(response, &record, &mut random);
                 keep(record, answer, store)
             }
-        }
+        })
     }
 }
 

@@ -12,7 +12,10 @@ use hyper::{
 };
 
 use super::{Delay, Fault, template::Template};
-use crate::{Error, ErrorKind, capture::Record};
+use crate::{
+    Error, ErrorKind,
+    capture::{Record, Relayed},
+};
 
 /// What a bin answers to one request.
 ///
@@ -53,6 +56,8 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
     pub(crate) delay: Duration,
     pub(crate) fault: Option<Fault>,
+    /// Where it is a target's: what else of it is passed back.
+    pub(crate) relayed: Option<Box<Relayed>>,
 }
 
 impl Answer {
@@ -193,11 +198,12 @@ impl Response {
             if let Some(location) = next_hop(request, hops) {
                 let headers = vec![(LOCATION, location)];
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FOUND);
-                return Answer { status, headers, body: Bytes::new(), delay, fault: None };
+                let body = Bytes::new();
+                return Answer { status, headers, body, delay, fault: None, relayed: None };
             }
         }
         let Self { status, headers, body, fault, .. } = self;
-        Answer { status, headers, body, delay, fault }
+        Answer { status, headers, body, delay, fault, relayed: None }
     }
 }
 

@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, ErrorKind, Problem,
+    Error, ErrorKind, Forwarded, Problem,
     capture::{Headers, Record, Timeline},
 };
 
@@ -62,6 +62,21 @@ struct Meta {
     head_us: u64,
     read_us: u64,
     /// Lengths of the bytes behind the line.
+    head: usize,
+    trailers: usize,
+    body: usize,
+    /// Absent in files of older versions.
+    forwarded: Option<ForwardMeta>,
+}
+
+/// What came of forwarding it, but for the raw bytes.
+#[derive(Deserialize, Serialize)]
+struct ForwardMeta {
+    to: String,
+    status: Option<u16>,
+    error: Option<String>,
+    took_us: u64,
+    /// Lengths of the bytes behind those of the request.
     head: usize,
     trailers: usize,
     body: usize,
@@ -154,14 +169,28 @@ impl Journal {
             head: record.head().len(),
             trailers: record.trailers.head().len(),
             body: record.body.len(),
+            forwarded: record.forwarded.as_ref().map(|forwarded| ForwardMeta {
+                to: forwarded.to.clone(),
+                status: forwarded.status,
+                error: forwarded.error.clone(),
+                took_us: micros(forwarded.duration),
+                head: forwarded.headers.head().len(),
+                trailers: forwarded.trailers.head().len(),
+                body: forwarded.body.len(),
+            }),
         };
-        let raw = [record.head(), record.trailers.head(), &record.body];
+        let answer: [&[u8]; 3] = match &record.forwarded {
+            Some(one) => [one.headers.head(), one.trailers.head(), &one.body],
+            None => [&[]; 3],
+        };
+        let [head, trailers, body] = answer;
+        let raw = [record.head(), record.trailers.head(), &record.body, head, trailers, body];
         self.frame(&Line::Capture(Box::new(meta)), raw, record.seq);
     }
 
     /// Writes that the captures of a bin, or all, were forgotten.
     pub(crate) fn clear(&mut self, bin: Option<&str>, last_seq: u64) {
-        self.frame(&Line::Clear { bin: bin.map(str::to_owned) }, [&[]; 3], last_seq);
+        self.frame(&Line::Clear { bin: bin.map(str::to_owned) }, [&[]; 6], last_seq);
     }
 
     /// Removes the segments that hold nothing from this sequence number on.
@@ -173,7 +202,7 @@ impl Journal {
         }
     }
 
-    fn frame(&mut self, line: &Line, raw: [&[u8]; 3], seq: u64) {
+    fn frame(&mut self, line: &Line, raw: [&[u8]; 6], seq: u64) {
         if self.broken.is_some() {
             return;
         }
@@ -183,7 +212,7 @@ impl Journal {
         }
     }
 
-    fn try_frame(&mut self, line: &Line, raw: [&[u8]; 3], seq: u64) -> io::Result<()> {
+    fn try_frame(&mut self, line: &Line, raw: [&[u8]; 6], seq: u64) -> io::Result<()> {
         if self.bytes >= SEGMENT_BYTES {
             // A capture's own number is the first of the new segment, a clearing's the one behind.
             let first = if matches!(line, Line::Capture(_)) { seq } else { seq + 1 };
@@ -278,7 +307,23 @@ fn told(frame: &[u8]) -> Option<Told> {
     let raw = &frame[end + 1..];
     let (head, rest) = raw.split_at_checked(meta.head)?;
     let (trailers, body) = rest.split_at_checked(meta.trailers)?;
-    let body = body.get(..meta.body)?;
+    let (body, rest) = body.split_at_checked(meta.body)?;
+    let forwarded = match meta.forwarded {
+        Some(forward) => {
+            let (head, rest) = rest.split_at_checked(forward.head)?;
+            let (trailers, rest) = rest.split_at_checked(forward.trailers)?;
+            Some(Box::new(Forwarded {
+                to: forward.to,
+                status: forward.status,
+                headers: Headers::of_head(Bytes::copy_from_slice(head)),
+                trailers: Headers::of_lines(Bytes::copy_from_slice(trailers)),
+                body: Bytes::copy_from_slice(rest.get(..forward.body)?),
+                error: forward.error,
+                duration: Duration::from_micros(forward.took_us),
+            }))
+        }
+        None => None,
+    };
     let mut timeline = Timeline::new(
         meta.tls_us.map(Duration::from_micros),
         Duration::from_micros(meta.first_byte_us),
@@ -309,5 +354,6 @@ fn told(frame: &[u8]) -> Option<Told> {
         status: meta.status,
         duration: timeline.body.saturating_sub(timeline.head),
         timeline,
+        forwarded,
     })))
 }

@@ -7,6 +7,7 @@ mod bounds;
 mod checks;
 mod faults;
 mod fidelity;
+mod forward;
 mod lifecycle;
 mod program;
 mod scenarios;
