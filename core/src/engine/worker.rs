@@ -397,10 +397,9 @@ impl Worker {
         let now = Instant::now();
         let Some(known) = self.lane.pace().failing_for(now) else { return };
         // Attempts of an earlier process count, too. Not asked for every little failure.
-        if known >= FAILING_ASKED_AFTER.min(limit) && self.lane.pace().asks_for_failing() {
-            if let Some(time) = self.failing_before().await {
-                self.lane.pace().fails_for(time, now);
-            }
+        let asks = known >= FAILING_ASKED_AFTER.min(limit) && self.lane.pace().asks_for_failing();
+        if asks && let Some(time) = self.failing_before().await {
+            self.lane.pace().fails_for(time, now);
         }
         let Some(failing) = self.lane.pace().failing_for(now).filter(|it| *it >= limit) else {
             return;

@@ -206,10 +206,11 @@ fn passed_on(headers: &Headers) -> Vec<(String, Vec<u8>)> {
         .collect();
     let chunked = headers.bytes("transfer-encoding").is_some();
     let stays = |name: &str| {
-        !HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop))
-            && !nominated.iter().any(|hop| name.eq_ignore_ascii_case(hop))
-            // Beside a transfer coding it means nothing (RFC 9112 §6.3).
-            && !(chunked && name.eq_ignore_ascii_case("content-length"))
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        let is_hop = HOP.into_iter().any(is) || nominated.iter().any(|hop| is(hop));
+        // Beside a transfer coding a length means nothing (RFC 9112 §6.3).
+        let is_length = chunked && is("content-length");
+        !is_hop && !is_length
     };
     let unfolded = |value: &[u8]| {
         value.iter().map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }).collect()
