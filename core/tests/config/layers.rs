@@ -80,6 +80,7 @@ deny = ["127.0.0.9"]
 ports = [80, 443]
 https_only = true
 bind_address = ["127.0.0.1", "::1"]
+proxy = "http://proxy.example:3128"
 
 [alerts]
 failing_after = 3
@@ -167,6 +168,7 @@ fn as_json() -> Value {
             "ports": [80, 443],
             "https_only": true,
             "bind_address": ["127.0.0.1", "::1"],
+            "proxy": "http://proxy.example:3128",
         },
         "alerts": { "failing_after": 3, "backlog_events": 500, "interval": "5m" },
         "server": {

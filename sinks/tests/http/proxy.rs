@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postrider::config::NetworkPolicy;
+use postrider::config::{Config, Format, NetworkPolicy};
 use postrider::delivery::{Cause, Nack};
 use postrider::sink::{CheckContext, Egress, Sink as _, SinkFactory as _};
 use postrider_sinks::http::{HttpFactory, HttpSettings, HttpSink};
@@ -190,4 +190,24 @@ async fn the_sections_proxy_is_everybodys() {
     let context = CheckContext::new(&id, "orders", &policy);
     let egress = HttpFactory.egress(&settings, &context).unwrap().await;
     assert_eq!(egress, Ok(Egress::Proxy(proxy.address.to_string())));
+}
+
+/// In a configuration: secrets may hold it, and a mistake in the section is told at its key.
+#[test]
+fn the_proxy_of_a_configuration() {
+    let load = |proxy: &str| {
+        let text = format!("[network]\nproxy = {proxy}\n");
+        let loader = Config::loader().registry(&postrider_sinks::registry());
+        loader.text(Format::Toml, text).environment(false).load()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("proxy");
+    std::fs::write(&file, "http://user:hunter2@proxy.example:3128\n").unwrap();
+    let config = load(&format!("{{ file = '{}' }}", file.display())).unwrap();
+    let proxy = config.network.proxy().unwrap();
+    assert_eq!(proxy.expose(), "http://user:hunter2@proxy.example:3128");
+    assert!(!format!("{:?}", config.network).contains("hunter2"));
+    let told = load("'https://user:hunter2@proxy.example'").map(drop).unwrap_err().to_string();
+    assert!(told.contains("network.proxy: expected an http URL"), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
 }
