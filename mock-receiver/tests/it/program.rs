@@ -325,7 +325,7 @@ fn what_is_wrong_is_said_with_its_exit_code() {
     for (arguments, code, named) in [
         (&["--listen", "somewhere"][..], 2, "IP:PORT"),
         (&["--scenaro", "x.toml"], 2, "--scenario"),
-        (&["--forward", "a=http://b"], 2, "--forward"),
+        (&["--forward", "a"], 2, "BIN=URL"),
         (&["nonsense"], 2, "nonsense"),
         (&["--secret", ""], 1, "1 to 4096 bytes"),
         (&["assert", "--token", "t"], 2, "--bin"),
