@@ -268,6 +268,7 @@ mod tests {
 
     #[tokio::test]
     async fn reads_bodies_to_a_bound() {
+        type Frame = Result<http_body::Frame<Bytes>, std::io::Error>;
         let key: Key = SECRET.parse().unwrap();
         let layer = VerifyLayer::new([key.clone()]).body_bytes_max(4);
         assert_eq!(call(&layer, request(&key, 0, b"four")).await.0, 200);
@@ -275,7 +276,6 @@ mod tests {
         assert_eq!((status, &*told), (413, &b"the body has more than 4 bytes\n"[..]));
 
         // Without a length ahead: endless, and it ends all the same.
-        type Frame = Result<http_body::Frame<Bytes>, std::io::Error>;
         let frame = || -> Frame { Ok(http_body::Frame::data(Bytes::from_static(b"xxx"))) };
         let endless = futures_util::stream::repeat_with(frame);
         let sent = request(&key, 0, b"").map(|_| StreamBody::new(endless));
