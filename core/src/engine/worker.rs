@@ -547,8 +547,12 @@ impl Worker {
             Ok(extended) => {
                 // What is under way tells of it when it is settled.
                 let parked = leases.iter().zip(extended).skip(under_way);
-                let lost = parked.filter(|(_, extended)| *extended == Settled::Stale);
-                self.note_given_back(lost.map(|(lease, _)| lease));
+                let lost: Vec<_> = parked
+                    .filter_map(|(lease, extended)| (extended == Settled::Stale).then_some(lease))
+                    .collect();
+                // Why, only the store knows: what is first is read anew.
+                self.is_order_unsure |= !lost.is_empty();
+                self.note_given_back(lost);
                 self.leases_until = until;
                 true
             }

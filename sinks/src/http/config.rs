@@ -79,7 +79,7 @@ pub struct HttpSettings {
     #[schemars(extend("examples" = [{ "x-tenant": "tenant" }]))]
     pub attribute_headers: BTreeMap<String, String>,
     /// Sends bodies of 1 KiB and more in this coding (`content-encoding`). Signatures are of the
-    /// body before it.
+    /// body before it, but for "rfc9421", whose digest is of what is sent.
     #[serde(default)]
     pub compress: Option<Compress>,
     /// Sends several events in one request. Absent: one in each.

@@ -60,7 +60,10 @@ pub(super) fn check(metadata: &Value) -> Vec<Finding> {
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let used = dependency["name"].as_str().unwrap_or_default();
             let for_tests = dependency["kind"] == "dev";
-            if name == "postrider" && !for_tests && NOT_IN_CORE.contains(&used) {
+            // Types of requests, for the layer that receivers put before their own service: behind
+            // a feature, and no protocol.
+            let is_layers = used == "http" && dependency["optional"] == true;
+            if name == "postrider" && !for_tests && !is_layers && NOT_IN_CORE.contains(&used) {
                 add(format!("the core must not use {used}"));
             }
             // A package may name itself for its tests, to turn on a feature.

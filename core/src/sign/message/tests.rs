@@ -1,3 +1,5 @@
+//! The examples of RFC 9421, and what is refused.
+
 use std::time::Duration;
 
 use super::*;

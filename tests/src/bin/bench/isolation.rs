@@ -27,6 +27,8 @@ use crate::report::{Goal, Report};
 use crate::{Failure, Scale};
 
 const ENDPOINTS: usize = 1_000;
+/// Endpoints that only cost memory.
+const IDLE_ENDPOINTS: usize = 100_000;
 /// One in so many hangs, and the one after it answers 500.
 const BAD_EVERY: usize = 100;
 /// Events of one run at full scale; at half of the capacity, some seconds.
@@ -84,9 +86,44 @@ pub(crate) async fn run(report: &mut Report, scale: Scale, _seed: u64) -> Result
         let goal = (name == "p99").then_some(Goal::AtMost(1.2));
         report.value("isolation", name, "ms", with, Some(without), goal);
     }
+    for (name, with_url) in [("lane", false), ("lane and its http sink", true)] {
+        let bytes = idle(with_url).await? / IDLE_ENDPOINTS as f64;
+        let case = format!("an idle endpoint, {name}");
+        let goal = (!with_url).then_some(Goal::AtMost(1024.0));
+        report.value("isolation", &case, "B", bytes, None, goal);
+    }
     let first = without.iter().map(|run| run.growth).fold(0.0, f64::max);
     report.value("isolation", "memory a run with bad ones adds", "MB", growth, Some(first), None);
     Ok(())
+}
+
+/// What a bus with many endpoints grows by, in bytes, that get nothing.
+async fn idle(with_url: bool) -> Result<f64, Failure> {
+    struct Nowhere;
+    #[async_trait::async_trait]
+    impl postrider::sink::Sink for Nowhere {
+        async fn deliver(
+            &self,
+            batch: &[postrider::sink::Attempt],
+        ) -> Vec<postrider::delivery::Outcome> {
+            batch.iter().map(|_| Ok(postrider::delivery::Ack::new())).collect()
+        }
+    }
+    let shared: Arc<dyn postrider::sink::Sink> = Arc::new(Nowhere);
+    let before = resident()?;
+    let endpoints: Result<Vec<Endpoint>, Failure> = (0..IDLE_ENDPOINTS)
+        .map(|number| {
+            if with_url {
+                return endpoint(number, 9, Kind::Good);
+            }
+            let name = format!("e{number}");
+            Ok(Endpoint::builder_shared(name, Arc::clone(&shared)).events(["never"])?.build())
+        })
+        .collect();
+    let bus = Bus::builder().endpoints(endpoints?).open().await?;
+    let grown = resident()? - before;
+    bus.shutdown(Duration::ZERO).await?;
+    Ok(grown)
 }
 
 /// What one run gave.
