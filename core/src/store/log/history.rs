@@ -241,9 +241,7 @@ impl State {
         if self.is_busy(limits) {
             return Ok(Change::Busy);
         }
-        if note.value.is_none() && !self.notes.has(&note.key) {
-            return Ok(Change::Done(()));
-        }
+        // One that is not there may still be in the file: its removal may not be synced yet.
         self.append_note(note.clone());
         Ok(Change::Wait((), self.wait()))
     }
