@@ -56,7 +56,7 @@ pub(crate) fn run() -> Outcome {
 }
 
 /// Folders that hold what programs make.
-const NOT_OURS: [&str; 4] = ["target", "node_modules", "postrider-data", ".git"];
+const NOT_OURS: [&str; 5] = ["target", "node_modules", "venv", "postrider-data", ".git"];
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Outcome {
     let failed =
