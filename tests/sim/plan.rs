@@ -155,6 +155,8 @@ impl Plan {
         match rng.u8(0..6) {
             // What waits for its turn is not prompt.
             _ if self.is_one_stuck => Order::None,
+            // What else is made wrong may break an order, too; it is to be found by its own name.
+            _ if self.mutation.is_some_and(|it| it != Mutation::IgnoresOrder) => Order::None,
             0 | 1 => Order::Key,
             2 => Order::All,
             _ => Order::None,
