@@ -70,7 +70,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<LookAt>) 
 /// disabled or not configured is held: enabling it looks again.
 fn wake(shared: &Shared, id: &EndpointId) -> Option<Waiting> {
     let lane = shared.lane(id)?;
-    if !(lane.is_open() || lane.drops()) || !lane.wake() {
+    if !lane.is_served() || !lane.wake() {
         return None;
     }
     let (lane, permits) = (Arc::downgrade(&lane), Arc::clone(&shared.permits));

@@ -3,16 +3,13 @@
 
 use std::sync::Arc;
 
-use super::Shared;
-use crate::delivery::State;
-use crate::delivery::StateKind;
+use super::{LEASE, Shared};
+use crate::delivery::{State, StateKind};
 use crate::endpoint::{Endpoint, EndpointId, OnDead, Order};
 use crate::error::{Error, ErrorKind};
 use crate::lane::{Head, Lane, Lines, PARKED_MAX};
 use crate::store::{Capabilities, Claim, Next, PAGE_EVENTS_MAX, Page, Query, Target};
 use crate::time::Timestamp;
-
-use super::LEASE;
 
 /// Whether the store lets every endpoint keep the order that it asks for.
 ///
@@ -98,13 +95,8 @@ pub(super) async fn claim(
     now: Timestamp,
 ) -> Result<Claim, Error> {
     let (startable, room) = lane.with_lines(|lines| (lines.startable(), lines.room()));
-    let is_due = match next {
-        Next::Now => true,
-        Next::At(at) => at <= now,
-        Next::Announced => false,
-    };
     let mut next = next;
-    if startable < max && is_due {
+    if startable < max && next.is_due(now) {
         let more = max - startable;
         let until = now.after(LEASE);
         let claim = if room == 0 {

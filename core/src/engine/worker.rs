@@ -107,8 +107,7 @@ impl Worker {
             self.release_broken().await;
 
             let serving = lane.serving();
-            let is_served =
-                (lane.is_open() || lane.drops()) && !shared.stop_claiming.is_cancelled();
+            let is_served = lane.is_served() && !shared.stop_claiming.is_cancelled();
             let may_claim = self.keep_order(&serving, is_served).await
                 && is_served
                 && self.store_asks_again.is_none();
@@ -218,11 +217,7 @@ impl Worker {
     }
 
     fn is_due(&self, next: Next) -> bool {
-        match next {
-            Next::Now => true,
-            Next::At(at) => at <= self.shared.clock.now(),
-            Next::Announced => false,
-        }
+        next.is_due(self.shared.clock.now())
     }
 
     /// Claims at most so many `deliveries` for at most `free` calls and starts them.
@@ -311,13 +306,8 @@ impl Worker {
             Ok((id, (serving, settlements))) => {
                 self.under_way.remove(&id);
                 let gone = settlements.iter().find_map(|it| says_gone(it, self.shared.clock.now()));
-                if let Some(gone) = gone
-                    && self.lane.set_gone(&serving, gone.clone())
-                {
-                    self.is_gone_unnoted = true;
-                    self.shared.desk.gone(&serving.endpoint, &gone);
-                    let endpoint = self.lane.id();
-                    tracing::warn!(%endpoint, "endpoint disabled: its receiver wants nothing any more");
+                if let Some(gone) = gone {
+                    self.set_gone(&serving, &gone, "its receiver wants nothing any more");
                 }
                 self.unsettled.extend(settlements);
             }
@@ -388,9 +378,9 @@ impl Worker {
 
     /// Disables the endpoint where every attempt has failed for too long.
     async fn disable(&mut self) {
+        let Some(last) = self.unsettled.last() else { return };
         let serving = self.lane.serving();
         let Some(limit) = serving.endpoint.policy.disable_after else { return };
-        let Some(last) = self.unsettled.last() else { return };
         if !self.lane.is_open() || self.store_asks_again.is_some() {
             return;
         }
@@ -414,11 +404,15 @@ impl Worker {
                 wall.as_millis().saturating_sub(failing_ms),
             )),
         };
-        if self.lane.set_gone(&serving, gone.clone()) {
+        self.set_gone(&serving, &gone, &format!("every attempt has failed for {failing:?}"));
+    }
+
+    /// Disables the endpoint that `serving` calls, and tells of it, if that is news.
+    fn set_gone(&mut self, serving: &Serving, gone: &Gone, why: &str) {
+        if self.lane.set_gone(serving, gone.clone()) {
             self.is_gone_unnoted = true;
-            self.shared.desk.gone(&serving.endpoint, &gone);
-            let endpoint = self.lane.id();
-            tracing::warn!(%endpoint, ?failing, "endpoint disabled: every attempt has failed");
+            self.shared.desk.gone(&serving.endpoint, gone);
+            tracing::warn!(endpoint = %self.lane.id(), "endpoint disabled: {why}");
         }
     }
 

@@ -255,6 +255,11 @@ impl Lane {
             && !self.is_removed.load(Ordering::Acquire)
     }
 
+    /// Whether what is owed to it is claimed: to be attempted, or to be given up.
+    pub(crate) fn is_served(&self) -> bool {
+        self.is_open() || self.drops()
+    }
+
     /// Whether what is owed to it is given up instead of attempted or held.
     pub(crate) fn drops(&self) -> bool {
         !self.is_open()

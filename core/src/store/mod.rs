@@ -158,6 +158,15 @@ pub enum Next {
 }
 
 impl Next {
+    /// Whether a claim makes sense now.
+    pub(crate) fn is_due(self, now: Timestamp) -> bool {
+        match self {
+            Self::Now => true,
+            Self::At(at) => at <= now,
+            Self::Announced => false,
+        }
+    }
+
     /// The sooner of this and a time.
     pub(crate) fn or_at(self, time: Timestamp) -> Self {
         match self {
