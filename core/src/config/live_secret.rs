@@ -2,20 +2,16 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
+use super::followed::Followed;
 use super::secret::{Secret, read_secret_file};
-
-/// How long a file is taken to be unchanged before it is looked at again.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A [`Secret`] whose `{ file = "PATH" }` is followed: a token that something else renews needs no
 /// restart. A text and `{ env = "NAME" }` stay what they were when the configuration was loaded.
@@ -31,20 +27,17 @@ struct Inner {
 
 struct Read {
     secret: Secret,
-    /// What tells that the file is another: when it was changed, and its length.
-    state: Option<(SystemTime, u64)>,
-    looked: Instant,
+    followed: Followed,
 }
 
 impl LiveSecret {
     /// One that never changes.
     pub fn new(secret: Secret) -> Self {
-        Self::of(secret, None, None)
+        Self::of(secret, None, Followed::new([]))
     }
 
-    fn of(secret: Secret, file: Option<PathBuf>, state: Option<(SystemTime, u64)>) -> Self {
-        let now = Mutex::new(Read { secret, state, looked: Instant::now() });
-        Self(Arc::new(Inner { file, now }))
+    fn of(secret: Secret, file: Option<PathBuf>, followed: Followed) -> Self {
+        Self(Arc::new(Inner { file, now: Mutex::new(Read { secret, followed }) }))
     }
 
     /// What it is now. Looks at the file at most once a second; one that has changed and cannot be
@@ -52,30 +45,21 @@ impl LiveSecret {
     pub fn current(&self) -> Secret {
         let mut now = self.0.now.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(file) = &self.0.file else { return now.secret.clone() };
-        if now.looked.elapsed() >= LOOK_EVERY {
-            now.looked = Instant::now();
-            // Looked at before it is read, so that a change in between is seen the next time.
-            let state = state(file);
-            if state != now.state {
-                match read_secret_file(file) {
-                    Ok(text) if !text.is_empty() => {
-                        (now.secret, now.state) = (Secret::new(text), state);
-                    }
-                    Ok(_) => {
-                        let file = file.display();
-                        tracing::warn!(%file, "secret not taken over: the file is empty");
-                    }
-                    Err(why) => tracing::warn!("secret not taken over: {why}"),
+        if let Some(seen) = now.followed.changed() {
+            match read_secret_file(file) {
+                Ok(text) if !text.is_empty() => {
+                    now.secret = Secret::new(text);
+                    now.followed.take(seen);
                 }
+                Ok(_) => {
+                    let file = file.display();
+                    tracing::warn!(%file, "secret not taken over: the file is empty");
+                }
+                Err(why) => tracing::warn!("secret not taken over: {why}"),
             }
         }
         now.secret.clone()
     }
-}
-
-fn state(file: &std::path::Path) -> Option<(SystemTime, u64)> {
-    let meta = fs::metadata(file).ok()?;
-    Some((meta.modified().ok()?, meta.len()))
 }
 
 impl fmt::Debug for LiveSecret {
@@ -88,9 +72,9 @@ impl<'de> Deserialize<'de> for LiveSecret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
         let file = value.get("file").and_then(Value::as_str).map(PathBuf::from);
-        let state = file.as_deref().and_then(state);
+        let followed = Followed::new(file.clone());
         let secret = Secret::deserialize(value).map_err(D::Error::custom)?;
-        Ok(Self::of(secret, file, state))
+        Ok(Self::of(secret, file, followed))
     }
 }
 
@@ -116,6 +100,8 @@ pub(super) const LIVE: &str = "x-live";
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -124,9 +110,7 @@ mod tests {
         let file = folder.path().join("token");
         fs::write(&file, "one\n").unwrap();
         let secret: LiveSecret = serde_json::from_value(json!({ "file": &file })).unwrap();
-        let looked_long_ago = || {
-            secret.0.now.lock().unwrap().looked = Instant::now().checked_sub(LOOK_EVERY).unwrap();
-        };
+        let looked_long_ago = || secret.0.now.lock().unwrap().followed.looked_long_ago();
         assert_eq!(secret.current().expose(), "one");
         fs::write(&file, "three\n").unwrap();
         assert_eq!(secret.current().expose(), "one", "not looked at twice a second");

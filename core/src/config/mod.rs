@@ -13,6 +13,7 @@
 mod check;
 mod clean;
 mod errors;
+mod followed;
 mod layers;
 mod live_secret;
 mod loader;
@@ -30,6 +31,7 @@ mod settings;
 mod values;
 
 pub use errors::{ConfigError, ConfigErrors, ERRORS_MAX};
+pub use followed::{Followed, Seen};
 pub use layers::Format;
 pub use live_secret::LiveSecret;
 pub use loader::{FILE_BYTES_MAX, FILE_NAMES, Loader};

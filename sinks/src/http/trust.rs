@@ -1,12 +1,12 @@
 //! An endpoint's own TLS: whom it trusts, who it says it is, and files that are read again when
 //! they change.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
 
+use postrider::config::Followed;
 use postrider::sink::Problem;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -20,8 +20,6 @@ use super::tls::{Roots, Tls};
 pub const TLS_FILE_BYTES_MAX: u64 = 1 << 20;
 /// Most certificates that an endpoint may pin.
 pub const PINS_MAX: usize = 10;
-/// How long files are taken to be unchanged before they are looked at again.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The endpoint's own `tls`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -104,10 +102,10 @@ impl TlsSettings {
         if nothing || problems.len() > before {
             return None;
         }
-        let state = wanted.files.state();
+        let followed = Followed::new(wanted.files.all().cloned());
         match wanted.load() {
             Ok(tls) => {
-                let now = Loaded { tls, state, looked: Instant::now() };
+                let now = Loaded { tls, followed };
                 Some(Trust(Arc::new((wanted, Mutex::new(now)))))
             }
             Err((key, message)) => {
@@ -136,14 +134,10 @@ struct Files {
     client: Option<(PathBuf, PathBuf)>,
 }
 
-/// What tells that a file is another: when it was changed, and its length.
-type State = [Option<(SystemTime, u64)>; 3];
-
 #[derive(Debug)]
 struct Loaded {
     tls: Tls,
-    state: State,
-    looked: Instant,
+    followed: Followed,
 }
 
 impl Trust {
@@ -152,16 +146,14 @@ impl Trust {
     pub(super) fn current(&self) -> Tls {
         let (wanted, loaded) = &*self.0;
         let mut loaded = loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if loaded.looked.elapsed() >= LOOK_EVERY {
-            loaded.looked = Instant::now();
-            // Looked at before they are read, so that a change in between is seen the next time.
-            let state = wanted.files.state();
-            if state != loaded.state {
-                match wanted.load() {
-                    Ok(tls) => (loaded.tls, loaded.state) = (tls, state),
-                    Err((key, message)) => {
-                        tracing::warn!("{key} has changed and is not taken over: {message}");
-                    }
+        if let Some(seen) = loaded.followed.changed() {
+            match wanted.load() {
+                Ok(tls) => {
+                    loaded.tls = tls;
+                    loaded.followed.take(seen);
+                }
+                Err((key, message)) => {
+                    tracing::warn!("{key} has changed and is not taken over: {message}");
                 }
             }
         }
@@ -170,13 +162,9 @@ impl Trust {
 }
 
 impl Files {
-    fn state(&self) -> State {
-        let look = |path: Option<&PathBuf>| {
-            let meta = fs::metadata(path?).ok()?;
-            Some((meta.modified().ok()?, meta.len()))
-        };
-        let client = self.client.as_ref();
-        [look(self.ca.as_ref()), look(client.map(|it| &it.0)), look(client.map(|it| &it.1))]
+    fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        let client = self.client.iter().flat_map(|(certificate, key)| [certificate, key]);
+        self.ca.iter().chain(client)
     }
 }
 
