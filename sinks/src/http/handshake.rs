@@ -14,12 +14,13 @@ use postrider::sink::Problem;
 use postrider::{Rate, Timestamp};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::answer::Answer;
+use super::asked::Asked;
 use super::client::Client;
 use super::connect::Deadline;
+use super::request::AGENT;
 
 /// Goes with the question and, once there is consent, with every delivery (§4.1.2).
 pub(super) const REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
@@ -90,7 +91,7 @@ impl HandshakeSettings {
             origin,
             rate,
             every,
-            last: Mutex::default(),
+            given: Asked::default(),
             allowed: AtomicU32::new(UNKNOWN),
         })
     }
@@ -114,17 +115,10 @@ pub(super) struct Handshake {
     origin: HeaderValue,
     rate: Option<NonZeroU32>,
     every: Duration,
-    /// Locked while the receiver is asked, so that many deliveries at once ask once.
-    last: Mutex<Option<Last>>,
+    /// The last consent.
+    given: Asked<()>,
     /// Requests a minute that the receiver allowed last, or one of the two values above.
     allowed: AtomicU32,
-}
-
-/// What came of the last question.
-#[derive(Debug)]
-struct Last {
-    at: Instant,
-    said: Result<(), Nack>,
 }
 
 impl Handshake {
@@ -156,27 +150,21 @@ impl Handshake {
         now: Timestamp,
         deadline: Deadline,
     ) -> Result<(), Nack> {
-        let began = Instant::now();
         let doing = || format!("waiting for the consent of {}", client.shown());
-        let mut last = deadline.step(doing, self.last.lock()).await?;
-        match &*last {
-            Some(Last { at, said: Ok(()) }) if began < *at + self.every => return Ok(()),
-            Some(Last { at, said: Err(nack) }) if began <= *at => return Err(nack.clone()),
-            _ => {}
-        }
-        let said = self.ask(client, now, deadline).await;
-        *last = Some(Last { at: Instant::now(), said: said.clone() });
-        said
+        let ask = || async {
+            self.ask(client, now, deadline).await?;
+            Ok(((), Instant::now() + self.every))
+        };
+        self.given.get(deadline, doing, ask).await
     }
 
     /// Asks by OPTIONS. Neither credentials nor the endpoint's own headers go along: the place may
     /// not be one that they are meant for.
     async fn ask(&self, client: &Client, now: Timestamp, deadline: Deadline) -> Result<(), Nack> {
         let head = || {
-            let agent = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
             let mut head = HeaderMap::with_capacity(8);
             head.insert(HOST, client.authority().clone());
-            head.insert(USER_AGENT, HeaderValue::from_static(agent));
+            head.insert(USER_AGENT, HeaderValue::from_static(AGENT));
             head.insert(REQUEST_ORIGIN, self.origin.clone());
             if let Some(rate) = self.rate {
                 head.insert(REQUEST_RATE, HeaderValue::from(rate.get()));

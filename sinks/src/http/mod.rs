@@ -10,6 +10,7 @@
 //! `response_bytes_max`; a connection is kept for 30 s unused and 5 min in all.
 
 mod answer;
+mod asked;
 mod auth;
 mod batch;
 mod client;

@@ -13,13 +13,14 @@ use postrider::delivery::{Cause, Nack};
 use postrider::sink::Problem;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
+use super::asked::Asked;
 use super::auth;
 use super::client::{Client, Options};
 use super::connect::Deadline;
+use super::request::AGENT;
 use super::target::Target;
 use super::trust::Trust;
 
@@ -87,22 +88,8 @@ impl std::fmt::Debug for OAuth2Settings {
 pub(super) struct OAuth2 {
     settings: OAuth2Settings,
     client: Client,
-    /// Locked while a token is fetched, so that many deliveries at once fetch one.
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    token: Option<Token>,
-    /// When a token was last asked for in vain, and why.
-    failed: Option<(Instant, Nack)>,
-}
-
-#[derive(Debug)]
-struct Token {
-    header: HeaderValue,
-    /// Until when it is used.
-    until: Instant,
+    /// The header with a token.
+    token: Asked<HeaderValue>,
 }
 
 /// What a token server answers (RFC 6749 §5.1, §5.2).
@@ -136,7 +123,7 @@ impl OAuth2 {
         match Client::new(&settings.token_url, options) {
             Ok(client) => {
                 let settings = settings.clone();
-                Some(Self { settings, client, state: Mutex::default() })
+                Some(Self { settings, client, token: Asked::default() })
             }
             Err(error) => {
                 problems.push(Problem::new("auth.oauth2.token_url", error.to_string()));
@@ -154,38 +141,17 @@ impl OAuth2 {
     /// # Cancel safety
     /// Safe: the next one fetches.
     pub(super) async fn header(&self, deadline: Deadline) -> Result<HeaderValue, Nack> {
-        let asked = Instant::now();
         let doing = || format!("waiting for the OAuth2 token of {}", self.client.shown());
-        let mut state = deadline.step(doing, self.state.lock()).await?;
-        if let Some(token) = state.token.as_ref().filter(|token| Instant::now() < token.until) {
-            return Ok(token.header.clone());
-        }
-        if let Some((_, nack)) = state.failed.as_ref().filter(|(at, _)| *at > asked) {
-            return Err(nack.clone());
-        }
-        match self.fetch(deadline).await {
-            Ok(fetched) => {
-                let header = fetched.header.clone();
-                *state = State { token: Some(fetched), failed: None };
-                Ok(header)
-            }
-            Err(nack) => {
-                state.failed = Some((Instant::now(), nack.clone()));
-                Err(nack)
-            }
-        }
+        self.token.get(deadline, doing, || self.fetch(deadline)).await
     }
 
     /// The receiver has refused this token.
     pub(super) async fn forget(&self, refused: &HeaderValue) {
-        let mut state = self.state.lock().await;
-        // Another delivery may have fetched a new one meanwhile.
-        if state.token.as_ref().is_some_and(|token| token.header == *refused) {
-            state.token = None;
-        }
+        self.token.forget(refused).await;
     }
 
-    async fn fetch(&self, deadline: Deadline) -> Result<Token, Nack> {
+    /// A header, and until when its token is used.
+    async fn fetch(&self, deadline: Deadline) -> Result<(HeaderValue, Instant), Nack> {
         let failed = |cause, why: String| {
             let message = format!("fetching the OAuth2 token from {}: {why}", self.client.shown());
             Nack::retry(cause, message)
@@ -220,7 +186,7 @@ impl OAuth2 {
         let life = granted.expires_in.and_then(|it| it.as_f64()).filter(|life| *life > 0.0);
         let life = life
             .map_or(LIFE_DEFAULT, |life| Duration::from_secs_f64(life.min(LIFE_MAX.as_secs_f64())));
-        Ok(Token { header, until: began + life - (life / 10).min(MARGIN_MAX) })
+        Ok((header, began + life - (life / 10).min(MARGIN_MAX)))
     }
 
     fn request(&self) -> (HeaderMap, Bytes) {
@@ -234,9 +200,8 @@ impl OAuth2 {
                 form.append_pair(name, value);
             }
         }
-        let agent = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
         let mut headers = HeaderMap::new();
-        headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
         headers.insert(CONTENT_TYPE, kind);

@@ -118,6 +118,9 @@ fn extensions(event: &Envelope) -> impl Iterator<Item = (&str, &str)> {
     key.into_iter().chain(attributes.map(|(name, value)| (name.as_str(), value.as_str())))
 }
 
+/// The `user-agent` of every request of ours.
+pub(super) const AGENT: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
+
 /// The headers that belong to one attempt.
 pub(super) type Stamp = Vec<(HeaderName, HeaderValue)>;
 
@@ -174,9 +177,8 @@ impl Template {
         signers: Signers,
         own: HeaderMap,
     ) -> Self {
-        let agent = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
         headers.insert(CONTENT_TYPE, format.content_type());
-        headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         headers.insert(ID, HeaderValue::from_static(""));
         headers.insert(TIMESTAMP, HeaderValue::from_static(""));
         for name in signers.used().flat_map(Signature::headers) {
