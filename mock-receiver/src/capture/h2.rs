@@ -31,6 +31,7 @@ use super::{
     Headers, Problem,
     io::Wire,
     parse::HEAD_BYTES_MAX,
+    relay::checked,
     reply::Bomb,
     serve::{Collected, Connection, Facts, Kept, stalled, stopped, too_large},
     timeline::{Closer, Late},
@@ -234,11 +235,7 @@ fn lines_of(trailers: &HeaderMap) -> Headers {
 
 /// Trailer lines as HTTP/2 has them; a line that it cannot have is left out.
 fn map_of(trailers: &Headers) -> HeaderMap {
-    let pairs = trailers.iter().filter_map(|(name, value)| {
-        let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
-        Some((name, HeaderValue::from_bytes(value).ok()?))
-    });
-    pairs.collect()
+    trailers.iter().filter_map(|(name, value)| checked(name, value)).collect()
 }
 
 /// Reads the body; `cut` is after how many bytes a fault ends it.

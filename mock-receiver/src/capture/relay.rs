@@ -100,14 +100,16 @@ impl Read {
         let lines = passed_on(&headers);
         // For HTTP/2, which has names in lower case only and frames by itself.
         let pairs = lines.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("content-length"));
-        let pairs = pairs.filter_map(|(name, value)| {
-            let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
-            Some((name, HeaderValue::from_bytes(value).ok()?))
-        });
-        let headers = pairs.collect();
+        let headers = pairs.filter_map(|(name, value)| checked(name, value)).collect();
         let relayed = Some(Box::new(Relayed { reason, lines, trailers }));
         Answer { status, headers, body, delay: Duration::ZERO, fault: None, relayed }
     }
+}
+
+/// A header line, where it is one that HTTP/2 can have.
+pub(super) fn checked(name: &str, value: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+    Some((name, HeaderValue::from_bytes(value).ok()?))
 }
 
 async fn exchange(
@@ -181,7 +183,8 @@ pub(super) fn end_of_chunks(any: bool, trailers: &Headers) -> Vec<u8> {
     end
 }
 
-fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+/// Writes a header line.
+pub(super) fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     for part in [name, b": ", value, b"\r\n"] {
         out.extend_from_slice(part);
     }

@@ -8,7 +8,12 @@ use std::{
 use flate2::{Compression, Crc, FlushCompress, Status};
 use tokio::time::sleep;
 
-use super::{io::Wire, parse::Head, relay::end_of_chunks, timeline::Late};
+use super::{
+    io::Wire,
+    parse::Head,
+    relay::{end_of_chunks, line},
+    timeline::Late,
+};
 use crate::script::{Answer, Fault};
 
 /// How much of a huge head or body is sent at once.
@@ -143,16 +148,11 @@ impl Out<'_> {
             };
             let value = ours.as_ref().map_or(value.as_slice(), String::as_bytes);
             told |= claims;
-            for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-                head.extend_from_slice(part);
-            }
+            line(&mut head, name.as_bytes(), value);
         }
         let own = if relayed.is_some() { &[][..] } else { &answer.headers };
         for (name, value) in own {
-            head.extend_from_slice(name.as_str().as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(value.as_bytes());
-            head.extend_from_slice(b"\r\n");
+            line(&mut head, name.as_str().as_bytes(), value.as_bytes());
         }
         for (name, value) in more {
             let _ = write!(head, "{name}: {value}\r\n");
