@@ -1,11 +1,9 @@
 //! Order over HTTP: a receiver that fails in every way sees each key's events in the order of
 //! acceptance, with sixteen calls at once.
 
-use std::collections::{HashMap, HashSet};
-
 use mock_receiver::{Capture, Fault, Receiver, Response, Rule, Scenario};
 use postrider::NewEvent;
-use postrider_tests::{DEADLINE, bus};
+use postrider_tests::{DEADLINE, Taken, bus};
 
 const KEYS: usize = 50;
 
@@ -17,20 +15,14 @@ fn events() -> usize {
 /// Events that the receiver took over first after a later one of their key, and how many it took over
 /// in all. What it answered 500 or reset it did not take over.
 fn inversions(captures: &[Capture]) -> (usize, usize) {
-    let mut seen: HashSet<(String, usize)> = HashSet::new();
-    let mut newest: HashMap<String, usize> = HashMap::new();
-    let mut inverted = 0;
+    let mut taken = Taken::default();
     for capture in captures.iter().filter(|capture| capture.status == Some(200)) {
         let text = capture.text().unwrap();
-        let number = text.rsplit_once(r#""n":"#).unwrap().1.trim_end_matches('}').parse().unwrap();
-        let key = format!("k{}", number % KEYS);
-        if seen.insert((key.clone(), number)) {
-            let newest = newest.entry(key).or_insert(number);
-            inverted += usize::from(number < *newest);
-            *newest = number.max(*newest);
-        }
+        let number: usize =
+            text.rsplit_once(r#""n":"#).unwrap().1.trim_end_matches('}').parse().unwrap();
+        taken.take(number % KEYS, number);
     }
-    (inverted, seen.len())
+    (taken.late(), taken.count())
 }
 
 async fn deliver(order: &str) -> (usize, usize) {

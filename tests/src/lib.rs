@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: a bus from a configuration text, programs as child processes,
 //! waiting with a deadline, and saying loudly what was skipped.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::io::Write;
@@ -144,4 +145,33 @@ pub fn seed(test: &str) -> impl FnMut() -> u64 + use<> {
     println!("{test}: POSTRIDER_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     move || random.u64(..)
+}
+
+/// Which events a receiver took over, by their keys and the numbers in which they were accepted.
+#[derive(Debug, Default)]
+pub struct Taken {
+    seen: HashSet<usize>,
+    newest: HashMap<usize, usize>,
+    late: usize,
+}
+
+impl Taken {
+    /// An event was taken over; only the first time counts.
+    pub fn take(&mut self, key: usize, number: usize) {
+        if self.seen.insert(number) {
+            let newest = self.newest.entry(key).or_insert(number);
+            self.late += usize::from(number < *newest);
+            *newest = number.max(*newest);
+        }
+    }
+
+    /// How many were taken over.
+    pub fn count(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// How many of them only after a later one of their key.
+    pub fn late(&self) -> usize {
+        self.late
+    }
 }

@@ -10,19 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use postrider::config::NetworkPolicy;
 use postrider::sink::CheckContext;
 use postrider::store::LogStore;
 use postrider::{Bus, Endpoint, EndpointId, NewEvent};
 use postrider_sinks::http::{HttpSettings, HttpSink};
-use tokio::net::TcpListener;
 
+use crate::listen::{listen, number};
 use crate::report::{Goal, Report};
 use crate::{Failure, Scale};
 
@@ -159,7 +156,8 @@ impl Times {
 
 async fn measure(events: usize, rate: Option<f64>, with_bad: bool) -> Result<Run, Failure> {
     let times = Arc::new(Times::new(events));
-    let (port, _stop) = receive(Arc::clone(&times))?;
+    let seen = Arc::clone(&times);
+    let (port, _stop) = listen(move |request| answer(request, Arc::clone(&seen)))?;
     let folder = tempfile::tempdir()?;
     let store = LogStore::builder(folder.path().join("log")).open().await?;
     let endpoints: Result<Vec<_>, Failure> =
@@ -223,35 +221,6 @@ fn endpoint(number: usize, port: u16, kind: Kind) -> Result<Endpoint, Failure> {
     Ok(endpoint.timeout(TIMEOUT).build())
 }
 
-/// Starts a receiver on a thread of its own; it ends with what is returned.
-fn receive(times: Arc<Times>) -> Result<(u16, tokio::sync::oneshot::Sender<()>), Failure> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    listener.set_nonblocking(true)?;
-    let port = listener.local_addr()?.port();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::spawn(move || {
-        runtime.block_on(async move {
-            tokio::select! {
-                _ = stopped => Ok(()),
-                ended = accept(listener, times) => ended,
-            }
-        })
-    });
-    Ok((port, stop))
-}
-
-async fn accept(listener: std::net::TcpListener, times: Arc<Times>) -> std::io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        let times = Arc::clone(&times);
-        let service = service_fn(move |request| answer(request, Arc::clone(&times)));
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-    }
-}
-
 async fn answer(
     request: Request<Incoming>,
     times: Arc<Times>,
@@ -265,10 +234,7 @@ async fn answer(
             Ok(answer)
         }
         _ => {
-            let body = body.collect().await?.to_bytes();
-            let text = String::from_utf8_lossy(&body);
-            let number = text.rsplit_once("\"n\":").map(|(_, rest)| rest.trim_end_matches('}'));
-            if let Some(event) = number.and_then(|number| number.parse().ok()) {
+            if let Some(event) = number(body).await? {
                 times.note(&times.arrived, event);
             }
             Ok(Response::new(Full::new(Bytes::new())))

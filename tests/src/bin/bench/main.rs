@@ -10,6 +10,7 @@
 mod file;
 mod http;
 mod isolation;
+mod listen;
 mod measure;
 mod nginx;
 mod order;

@@ -1,17 +1,13 @@
 //! What keeping an order costs, and that it is kept: one endpoint, 16 calls at once, events of many
 //! keys over HTTP to a receiver on a thread of its own that looks at the order in which they come.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use postrider::config::NetworkPolicy;
 use postrider::endpoint::Order;
 use postrider::retry;
@@ -19,8 +15,9 @@ use postrider::sink::CheckContext;
 use postrider::store::LogStore;
 use postrider::{Bus, Endpoint, EndpointId, NewEvent};
 use postrider_sinks::http::{HttpSettings, HttpSink};
-use tokio::net::TcpListener;
+use postrider_tests::Taken;
 
+use crate::listen::{listen, number};
 use crate::measure::{Side, Stopwatch, Took, alternate};
 use crate::report::{Goal, Report};
 use crate::{Failure, Scale};
@@ -54,7 +51,7 @@ pub(crate) async fn run(report: &mut Report, scale: Scale, _seed: u64) -> Result
     report.cpu("order", "publish_all to the last ack", events, &pairs, None);
     let (_, with) = deliver(Order::Key, faulty, true).await?;
     let (_, without) = deliver(Order::None, faulty, true).await?;
-    let (with, without) = (lock(&with).inverted, lock(&without).inverted);
+    let (with, without) = (lock(&with).taken.late(), lock(&without).taken.late());
     let case = format!("taken over too late, {KEYS_FAULTY} keys, faults");
     report.value("order", &case, "events", with as f64, Some(without as f64), None);
     if with > 0 || without == 0 {
@@ -81,13 +78,8 @@ fn keys(with_faults: bool) -> usize {
 /// What the receiver saw.
 #[derive(Default)]
 struct Seen {
-    /// The newest number of each key.
-    newest: HashMap<usize, usize>,
-    /// Events that were taken over first after a later one of their key.
-    inverted: usize,
     attempts: usize,
-    taken: Vec<bool>,
-    count: usize,
+    taken: Taken,
 }
 
 /// Delivers so many events; where `with_faults`, every eleventh attempt is answered 500.
@@ -96,8 +88,9 @@ async fn deliver(
     events: usize,
     with_faults: bool,
 ) -> Result<(Took, Arc<Mutex<Seen>>), Failure> {
-    let seen = Arc::new(Mutex::new(Seen { taken: vec![false; events], ..Seen::default() }));
-    let (port, _stop) = receive(Arc::clone(&seen), with_faults)?;
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let taken = Arc::clone(&seen);
+    let (port, _stop) = listen(move |request| answer(request, Arc::clone(&taken), with_faults))?;
     let folder = tempfile::tempdir()?;
     let store = LogStore::builder(folder.path().join("log")).open().await?;
     let id: EndpointId = "app".parse()?;
@@ -125,7 +118,7 @@ async fn deliver(
     }
     let took = watch.stop();
     bus.shutdown(Duration::ZERO).await?;
-    let count = lock(&seen).count;
+    let count = lock(&seen).taken.count();
     if count != events {
         return Err(format!("deliver everything: {count} of {events} came").into());
     }
@@ -136,63 +129,19 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().expect("no code panics while it holds this lock")
 }
 
-/// Starts a receiver on a thread of its own; it ends with what is returned.
-fn receive(
-    seen: Arc<Mutex<Seen>>,
-    with_faults: bool,
-) -> Result<(u16, tokio::sync::oneshot::Sender<()>), Failure> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    listener.set_nonblocking(true)?;
-    let port = listener.local_addr()?.port();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::spawn(move || {
-        runtime.block_on(async move {
-            tokio::select! {
-                _ = stopped => Ok(()),
-                ended = accept(listener, seen, with_faults) => ended,
-            }
-        })
-    });
-    Ok((port, stop))
-}
-
-async fn accept(
-    listener: std::net::TcpListener,
-    seen: Arc<Mutex<Seen>>,
-    with_faults: bool,
-) -> std::io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        let seen = Arc::clone(&seen);
-        let service = service_fn(move |request| answer(request, Arc::clone(&seen), with_faults));
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-    }
-}
-
 async fn answer(
     request: Request<Incoming>,
     seen: Arc<Mutex<Seen>>,
     with_faults: bool,
 ) -> hyper::Result<Response<Full<Bytes>>> {
-    let body = request.into_body().collect().await?.to_bytes();
-    let text = String::from_utf8_lossy(&body);
-    let number = text.rsplit_once("\"n\":").map(|(_, rest)| rest.trim_end_matches('}'));
     let mut answer = Response::new(Full::new(Bytes::new()));
-    if let Some(event) = number.and_then(|number| number.parse::<usize>().ok()) {
+    if let Some(event) = number(request.into_body()).await? {
         let mut seen = lock(&seen);
         seen.attempts += 1;
         if with_faults && seen.attempts.is_multiple_of(11) {
             *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-        } else if seen.taken.get(event) == Some(&false) {
-            seen.taken[event] = true;
-            seen.count += 1;
-            let newest = seen.newest.entry(event % keys(with_faults)).or_insert(event);
-            let is_late = event < *newest;
-            *newest = event.max(*newest);
-            seen.inverted += usize::from(is_late);
+        } else {
+            seen.taken.take(event % keys(with_faults), event);
         }
     }
     Ok(answer)
